@@ -1,0 +1,98 @@
+"""Language models outside our decoder families, built and run by transformers (installed by the extra `transformers`).
+
+The causal model is built from the checkpoint's `text_config`, so what it adds to a plain decoder (a scaled embedding, capped logits) is
+there too. Its base model and head become children of `FastVLMModel`, under the names that transformers' `fast_vlm` stores.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvlm.config import ConfigError, TextConfig
+
+
+class ForeignCache:
+    """transformers' cache with the methods of `KVCache`."""
+
+    def __init__(self, past_key_values: Any, batch_size: int):
+        self.past_key_values = past_key_values
+        self.mask = torch.zeros(batch_size, 0, dtype=torch.bool)  # (B, length), False on padding
+
+    @property
+    def length(self) -> int:
+        return self.mask.shape[1]
+
+    @property
+    def batch_size(self) -> int:
+        return self.mask.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        layers = self.past_key_values.layers
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if getattr(layer, "keys", None) is not None)
+
+    def trim(self, length: int) -> None:
+        """Forget all columns from `length` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot trim a cache of {self.length} columns to {length}")
+        self.past_key_values.crop(length)
+        self.mask = self.mask[:, :length]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keep these rows, in this order."""
+        self.past_key_values.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+
+class ForeignDecoder:
+    """Not a module: `base_model` and `lm_head` are registered by `FastVLMModel`, this only calls them together."""
+
+    def __init__(self, config: TextConfig):
+        try:
+            from transformers import AutoConfig, AutoModelForCausalLM
+        except ImportError as error:
+            raise ConfigError(
+                f"language models of type {config.model_type!r} run through transformers: pip install 'fastvlm[transformers]'"
+            ) from error
+        raw = {key: value for key, value in config.raw.items() if key != "auto_map"}
+        try:
+            hf_config = AutoConfig.for_model(**{**raw, "tie_word_embeddings": config.tie_word_embeddings})
+            self.causal_lm = AutoModelForCausalLM.from_config(hf_config, trust_remote_code=False)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConfigError(f"transformers cannot build a language model of type {config.model_type!r}: {reason}") from error
+        self.config = config
+        self.base_model: nn.Module = self.causal_lm.base_model
+        self.lm_head: nn.Module = self.causal_lm.get_output_embeddings()
+
+    def input_embeddings(self) -> nn.Module:
+        return self.causal_lm.get_input_embeddings()
+
+    def new_cache(self, batch_size: int) -> ForeignCache:
+        from transformers import DynamicCache
+
+        return ForeignCache(DynamicCache(config=self.causal_lm.config), batch_size)
+
+    def logits(self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: ForeignCache | None, last_only: bool) -> Tensor:
+        """As `FastVLMModel.forward`."""
+        new = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        mask = new.to(inputs_embeds.device)
+        if cache is not None:
+            mask = torch.cat((cache.mask.to(mask.device), mask), dim=1)
+            cache.mask = mask
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        arguments = {"inputs_embeds": inputs_embeds, "attention_mask": mask.long(), "use_cache": cache is not None}
+        if _accepts(self.causal_lm, "position_ids"):
+            arguments["position_ids"] = positions
+        if cache is not None:
+            arguments["past_key_values"] = cache.past_key_values
+        if last_only and _accepts(self.causal_lm, "logits_to_keep"):
+            arguments["logits_to_keep"] = 1
+        logits = self.causal_lm(**arguments).logits
+        return logits[:, -1:] if last_only else logits
+
+
+def _accepts(module: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(module.forward).parameters
