@@ -1,0 +1,1 @@
+"""Training in stages: `fastvlm train RECIPE.yaml`. Needs the extra `train`."""

@@ -1,0 +1,103 @@
+"""Dense reading: name the character under every cell of the picture, before there is any language model to train.
+
+A reader trained on answers alone sees nothing for tens of thousands of pictures; the generator knows every character's box, so the tower
+can be told. Two linear heads, thrown away afterwards, predict a grid of cells 8 pixels high and 4 wide: one from the stride-16 map
+(stage 3), one from each final image token, which so learns to carry all that stands in its 64 x 64 pixels.
+
+Options in the recipe: `map_weight`, `token_weight` (of the two losses), `background_weight`, and the generator's own.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastvlm.model.fastvlm import FastVLMModel
+
+CELL_HEIGHT, CELL_WIDTH = 8, 4
+CHARACTERS = "".join(map(chr, range(33, 127))) + "£€¥°©®–—‘’“”•…×§é"
+BACKGROUND = 0
+UNKNOWN = len(CHARACTERS) + 1  # a visible character outside the table
+NUM_CLASSES = len(CHARACTERS) + 2
+_CLASS_OF = {character: index + 1 for index, character in enumerate(CHARACTERS)}
+
+
+def character_grid(chars: str, boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height / 8, width / 4) uint8 class of the character whose box holds each cell's centre.
+
+    Args:
+        chars: the characters.
+        boxes: (len(chars), 4) x0, y0, x1, y1 in pixels.
+    """
+    grid = np.zeros((height // CELL_HEIGHT, width // CELL_WIDTH), np.uint8)
+    # the cells whose centres lie in [low, high): at least the one under the box's own centre
+    scale = np.array([CELL_WIDTH, CELL_HEIGHT], np.float32)
+    low = np.ceil(boxes[:, :2] / scale - 0.5).astype(int)
+    high = np.ceil(boxes[:, 2:] / scale - 0.5).astype(int)
+    centre = ((boxes[:, :2] + boxes[:, 2:]) / 2 / scale).astype(int)
+    low, high = np.minimum(low, centre), np.maximum(high, centre + 1)
+    low, high = np.maximum(low, 0), np.minimum(high, [grid.shape[1], grid.shape[0]])
+    for character, (x0, y0), (x1, y1) in zip(chars, low, high, strict=True):
+        if not character.isspace():
+            grid[y0:y1, x0:x1] = _CLASS_OF.get(character, UNKNOWN)
+    return grid
+
+
+class CellHead(nn.Module):
+    """One linear layer from a map's channels to the cells below each position, and one classifier shared by all cells."""
+
+    def __init__(self, channels: int, stride: int, width: int = 64):
+        super().__init__()
+        self.rows, self.columns = stride // CELL_HEIGHT, stride // CELL_WIDTH
+        self.cells = nn.Conv2d(channels, self.rows * self.columns * width, 1)
+        self.classify = nn.Linear(width, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, H * rows, W * columns, classes)."""
+        batch, _, height, width = x.shape
+        cells = self.cells(x).view(batch, self.rows, self.columns, -1, height, width)
+        cells = cells.permute(0, 4, 1, 5, 2, 3).reshape(batch, height * self.rows, width * self.columns, -1)
+        return self.classify(F.gelu(cells))
+
+
+class Objective(nn.Module):
+    def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any]):
+        super().__init__()
+        self.map_weight = options.get("map_weight", 1.0)
+        self.token_weight = options.get("token_weight", 1.0)
+        self.background_weight = options.get("background_weight", 0.1)
+        dims = model.config.vision_config.embed_dims
+        self.map_head = CellHead(dims[2], 16)
+        self.token_head = CellHead(model.config.vision_config.hidden_size, 64)
+
+    def collate(self, documents: list[Any]) -> dict[str, Tensor]:
+        """Documents of one size -> pixels uint8 (N, H, W, 3) and cells uint8 (N, H/8, W/4)."""
+        pixels = np.stack([np.asarray(document.image) for document in documents])
+        grids = [character_grid(d.chars, d.boxes, d.image.height, d.image.width) for d in documents]
+        return {"pixels": torch.from_numpy(pixels), "cells": torch.from_numpy(np.stack(grids))}
+
+    def loss(self, model: FastVLMModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss, and the share of character cells that each head names right."""
+        tower = model.vision_tower
+        x = (batch["pixels"].permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+        targets = batch["cells"].long()
+        weight = torch.ones(NUM_CLASSES)
+        weight[BACKGROUND] = self.background_weight
+        loss, metrics = torch.zeros(()), {}
+        x = tower.stem(x)
+        for stage in tower.stages[:3]:
+            x = stage(x)
+        heads = [("map", self.map_weight, self.map_head, x)]
+        if self.token_weight:
+            for stage in tower.stages[3:]:
+                x = stage(x)
+            heads.append(("token", self.token_weight, self.token_head, tower.final_conv(x)))
+        is_character = targets != BACKGROUND
+        for name, head_weight, head, features in heads:
+            logits = head(features).float()
+            loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight)
+            right = (logits.argmax(-1) == targets) & is_character
+            metrics[f"{name}_accuracy"] = float(right.sum() / is_character.sum().clamp(min=1))
+        return loss, metrics

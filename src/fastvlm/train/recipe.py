@@ -1,0 +1,101 @@
+"""A training run as data: which parts learn, from what, how fast. Read from YAML; unknown fields are refused.
+
+    recipe = load_recipe("recipes/nano/characters.yaml")
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PARTS = ("vision_tower", "multi_modal_projector", "language_model")
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run; names the file, the field and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run (the paper's are 1, 1.5, 2 and 3; appendix A)."""
+
+    name: str
+    objective: str  # a file of fastvlm.train.objectives
+    samples: int  # to see in this stage
+    batch_size: int
+    learning_rate: dict[str, float]  # a part -> its peak; a part that is not named is frozen
+    data: list[dict[str, Any]] = field(default_factory=list)  # the mixture: each source with its `weight`
+    objective_learning_rate: float | None = None  # of weights that the objective itself owns; None takes the highest of the parts
+    options: dict[str, Any] = field(default_factory=dict)  # of the objective
+    schedule: str = "cosine"
+    final_learning_rate: float = 0.0  # where the schedule ends, as a share of the peak
+    warmup_samples: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    precision: str = "float32"  # or bfloat16: autocast
+    gradient_checkpointing: bool = False
+    ema_decay: float = 0.0  # 0: no moving average of the weights
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.learning_rate) - set(PARTS)):
+            raise RecipeError(f"stage {self.name!r}: learning_rate names {', '.join(unknown)}; parts are {', '.join(PARTS)}")
+        if self.schedule not in SCHEDULES:
+            raise RecipeError(f"stage {self.name!r}: schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise RecipeError(f"stage {self.name!r}: precision is {self.precision!r}; expected float32 or bfloat16")
+        if self.samples <= 0 or self.batch_size <= 0:
+            raise RecipeError(f"stage {self.name!r}: samples and batch_size must be positive")
+
+    @property
+    def steps(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def learning_rate_scale(self, step: int) -> float:
+        """Share of the peak learning rate at a step counted from 0."""
+        warmup = self.warmup_samples // self.batch_size
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
+        shape = {"constant": 1.0, "linear": 1 - progress, "cosine": 0.5 * (1 + math.cos(math.pi * progress))}[self.schedule]
+        return self.final_learning_rate + (1 - self.final_learning_rate) * shape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model to start from and the stages to take it through."""
+
+    model: str | dict[str, Any]  # a checkpoint, or the sizes of a new one: vision_config, text_config, tokenizer
+    stages: tuple[Stage, ...]
+    seed: int = 0
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe; errors name the file."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected fields model and stages")
+    try:
+        stages = tuple(_build(Stage, stage) for stage in values.get("stages") or [])
+        if not stages:
+            raise RecipeError("no stages")
+        return _build(Recipe, {**values, "stages": stages})
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - set(fields)):
+        raise RecipeError(f"unknown field {unknown[0]!r}; known: {', '.join(fields)}")
+    required = [name for name, item in fields.items() if item.default is item.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise RecipeError(f"field {missing[0]!r} is missing")
+    return kind(**{name: tuple(value) if name == "betas" else value for name, value in values.items()})
