@@ -1,0 +1,1 @@
+"""Training data made by code: pictures of documents with exact ground truth."""

@@ -1,0 +1,211 @@
+"""Pictures of documents made by code, with exact ground truth.
+
+    document = generate(7, kind="paragraph", width=512, height=512)
+    document.image.save("page.png")
+    document.text                      # what stands in it, line by line
+    document.chars, document.boxes     # every character and its box in pixels
+
+The same arguments give the same document. The fonts, layouts and words of the splits "train", "val" and "heldout" are disjoint. Kinds are files of
+`fastvlm.data.kinds`; degradations are in `degrade`, typesetting in `canvas`, content in `words`.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fastvlm.data import canvas, degrade, fonts
+from fastvlm.data.canvas import Line, Page, PageFull
+from fastvlm.data.words import Writer
+from fastvlm.plugins import list_plugins, load_plugin
+
+KINDS_PACKAGE = "fastvlm.data.kinds"
+
+# Kinds that `nano` never sees: for showing that fine-tuning teaches a new one.
+NANO_EXCLUDED_KINDS = ("boarding_pass",)
+
+# Kinds that are text without the form of a document: for learning to read, not part of the held-out set.
+READING_KINDS = ("words", "lines", "paragraph")
+
+MIN_X_HEIGHT_PX = 5.0
+
+
+@dataclass(frozen=True)
+class QA:
+    """A question about a document. `kind` is what is asked for: "field", "line", "total", "yes_no", "count", "json", "transcription", "chart"..."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass
+class Document:
+    """A picture and what stands in it.
+
+    Attributes:
+        image: RGB, of the size that was asked for.
+        text: lines in reading order, joined by newlines; items of one visual row are joined by one space.
+        chars, boxes: every visible character (no blanks) in reading order, and its ink's box (len(chars), 4) float32, x0 y0 x1 y1 in pixels of `image`.
+        lines: text, box and x-height of each line; `chars` is the concatenation of the lines' non-blank characters.
+        fields: what a form calls things ("total", "date") and the value exactly as printed.
+        tables: rows of cells as printed, the header first.
+        layout: the name of the layout; `degradations`: what was done to the picture, ("clean",) if nothing.
+    """
+
+    image: Image.Image
+    kind: str
+    text: str
+    chars: str
+    boxes: np.ndarray
+    lines: list[Line]
+    fields: dict[str, str]
+    tables: list[list[list[str]]]
+    qa: list[QA]
+    split: str
+    seed: int
+    layout: str
+    degradations: tuple[str, ...]
+    font_families: tuple[str, ...]
+
+
+class Sheet:
+    """What a kind draws on: the page, a writer of content, and places for the ground truth that is not text."""
+
+    def __init__(self, page: Page, writer: Writer, rng: random.Random, split: str) -> None:
+        self.page, self.writer, self.rng, self.split = page, writer, rng, split
+        self.fields: dict[str, str] = {}
+        self.tables: list[list[list[str]]] = []
+        self.qa: list[QA] = []
+        self.layout = ""
+
+    def choose_layout(self, layouts: dict[str, Sequence[str]]) -> str:
+        """One of the split's layouts; `layouts` maps each split to its own names."""
+        self.layout = self.rng.choice(list(layouts[self.split]))
+        return self.layout
+
+    def ask(self, question: str, answer: str, kind: str) -> None:
+        self.qa.append(QA(question, answer, kind))
+
+    def choose_colors(self, *, light_only: bool = False) -> None:
+        """Paper and ink for the page: mostly white and black, sometimes coloured paper, coloured ink, or light on dark."""
+        rng, page = self.rng, self.page
+        way = rng.random()
+        if light_only:
+            way *= 0.9
+        accent = dark_color(rng)
+        if way < 0.5:
+            paper = (255, 255, 255)
+            gray = rng.choice([0, 0, 0, 20, 34, 51, rng.randint(0, 85)])
+            ink = (gray, gray, gray)
+        elif way < 0.7:
+            low = rng.randint(225, 254)
+            paper = (rng.randint(low, 255), rng.randint(low, 255), rng.randint(low - 10, 255))
+            ink = canvas.mix((rng.randint(0, 60),) * 3, accent, rng.random() * 0.5)
+        elif way < 0.8:
+            paper = tuple(rng.randint(190, 255) for _ in range(3))  # coloured paper
+            ink = canvas.mix((0, 0, 0), accent, rng.random() * 0.5)
+        elif way < 0.9:
+            paper = (255, 255, 255)
+            ink = accent
+        else:
+            dark = rng.randint(0, 50)
+            paper = (dark, min(60, dark + rng.randint(0, 10)), min(70, dark + rng.randint(0, 20)))
+            light = rng.randint(190, 255)
+            ink = rng.choice([(light, light, light), (light, light, light), tuple(rng.randint(170, 255) for _ in range(3))])
+            accent = tuple(rng.randint(120, 255) for _ in range(3))
+        page.set_colors(paper, ink, accent)
+
+
+def dark_color(rng: random.Random) -> canvas.Color:
+    """A saturated colour that is readable on white and under white."""
+    while True:
+        color = (rng.randint(0, 200), rng.randint(0, 200), rng.randint(0, 220))
+        if 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2] < 120:
+            return color
+
+
+def kinds() -> list[str]:
+    """Names of all kinds."""
+    return list_plugins(KINDS_PACKAGE)
+
+
+def default_kinds() -> list[str]:
+    """The kinds that a draw without `kind` takes: all but `NANO_EXCLUDED_KINDS`."""
+    return [name for name in kinds() if name not in NANO_EXCLUDED_KINDS]
+
+
+_SIZES = ((512, 512), (512, 512), (512, 768), (768, 512), (384, 640), (640, 384), (768, 768))
+_ATTEMPTS = 12
+
+
+def generate(
+    seed: int,
+    *,
+    split: str = "train",
+    kind: str | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    x_height_px: tuple[float, float] = (6.0, 14.0),
+    degradation: float | None = None,
+) -> Document:
+    """Make one document.
+
+    Args:
+        seed: any integer; with the other arguments it decides everything.
+        split: "train", "val" or "heldout": disjoint fonts, layouts and content words.
+        kind: a name of `kinds()`; None draws one of `default_kinds()`.
+        width, height: of the picture, at least 128; None takes a size that suits the kind.
+        x_height_px: least and most height of a small x of body text in the final picture, at least `MIN_X_HEIGHT_PX`.
+        degradation: 0 for clean pictures, 1 for degraded ones; None mixes 4 clean to 6 degraded.
+
+    Raises:
+        ValueError: an unknown kind or split, or a size that is too small for the text asked for.
+    """
+    if split not in fonts.SPLITS:
+        raise ValueError(f"unknown split {split!r}; available: {', '.join(fonts.SPLITS)}")
+    first = random.Random(f"{split}/{seed}")
+    kind = kind or first.choice(default_kinds())
+    module = load_plugin(KINDS_PACKAGE, kind)
+    if width is None or height is None:
+        drawn = first.choice(getattr(module, "SIZES", _SIZES))
+        width, height = width or drawn[0], height or drawn[1]
+    if min(width, height) < 128:
+        raise ValueError(f"a picture of {width}x{height} is too small for a document: use at least 128x128")
+    low, high = max(MIN_X_HEIGHT_PX, x_height_px[0]), max(x_height_px)
+    for attempt in range(_ATTEMPTS):
+        rng = random.Random(f"{split}/{kind}/{seed}/{attempt}")
+        plan = degrade.Plan.draw(rng, width, height, aspect=getattr(module, "ASPECT", None), level=degradation)
+        # The page is drawn larger by what the camera takes away, and with smaller text after each failure to fit it in.
+        scale = 1 / plan.page_scale()
+        reach = low + (high - low) * (1 - attempt / _ATTEMPTS)
+        families = canvas.choose_families(rng, split, getattr(module, "BODY_STYLES", ("sans", "serif", "mono", "narrow")))
+        page = Page(plan.page_width, plan.page_height, rng, split=split, x_height_px=(low * scale, max(low, reach) * scale), families=families)
+        sheet = Sheet(page, Writer(rng, split), rng, split)
+        try:
+            module.draw(sheet)
+        except PageFull:
+            continue
+        return _finish(sheet, plan, kind, seed)
+    raise ValueError(f"a {kind!r} does not fit into {width}x{height} with an x-height of {low} px: ask for a larger picture")
+
+
+def _finish(sheet: Sheet, plan: degrade.Plan, kind: str, seed: int) -> Document:
+    page = sheet.page
+    truth = page.ground_truth()
+    image, boxes = plan.apply(page.image, truth.boxes, page.paper)
+    scale = plan.page_scale()
+    lines, start = [], 0
+    for line, count in zip(truth.lines, truth.rows, strict=True):
+        own = boxes[start : start + count]
+        box = (*own[:, :2].min(0).tolist(), *own[:, 2:].max(0).tolist())
+        lines.append(Line(line.text, box, line.x_height_px * scale))
+        start += count
+    families = tuple(sorted({face.family for faces in (page.families.body, page.families.heading, page.families.mono) for face in faces}))
+    return Document(
+        image, kind, truth.text, truth.chars, boxes, lines, sheet.fields, sheet.tables, sheet.qa, sheet.split, seed, sheet.layout, tuple(plan.names), families
+    )
+
+
