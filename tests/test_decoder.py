@@ -31,7 +31,10 @@ CASES = {
     "llama-all-heads": ("LlamaConfig", dict(num_key_value_heads=4)),
     "llama-llama3": ("LlamaConfig", dict(rope_parameters=dict(LLAMA3, rope_theta=5e5))),
     "llama-linear": ("LlamaConfig", dict(rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=1e4))),
-    "llama-dynamic": ("LlamaConfig", dict(rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=1e4), max_position_embeddings=8)),
+    "llama-dynamic": (
+        "LlamaConfig",
+        dict(rope_parameters=dict(rope_type="dynamic", factor=2.0, rope_theta=1e4), max_position_embeddings=8),
+    ),
     "mistral-window": ("MistralConfig", dict(sliding_window=6)),
     "mistral-full": ("MistralConfig", dict(sliding_window=None, head_dim=24)),
 }

@@ -112,7 +112,7 @@ class VisionConfig:
         known_args = {item.name for item in dataclasses.fields(cls)}
         if unknown := sorted(set(model_args) - known_args):
             raise ConfigError(f"{where}.model_args has fields that this version does not know: {', '.join(unknown)}")
-        sizes = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in model_args.items()}
+        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in model_args.items()}
         for name in ("layers", "embed_dims", "mlp_ratios"):
             if name in sizes and not isinstance(sizes[name], tuple):
                 raise ConfigError(f"{where}.model_args: {name} is {sizes[name]!r}; expected five positive numbers")

@@ -10,6 +10,7 @@ timm's `fastvit_mci3`, which transformers stores too. `reparameterize` returns a
 """
 
 import dataclasses
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,12 +72,12 @@ class MobileOneBlock(nn.Module):
     ):
         super().__init__()
         self.groups = groups
+        self.reparam_conv: nn.Conv2d | None = None
         self.se = SqueezeExcite(out_channels) if use_se else nn.Identity()
         self.act = nn.GELU() if use_act else nn.Identity()
         if inference_mode:
             self.reparam_conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups)
             return
-        self.reparam_conv = None
         has_identity = use_identity and in_channels == out_channels and stride == 1
         self.identity = nn.BatchNorm2d(out_channels) if has_identity else None
         convs = [ConvNorm(in_channels, out_channels, kernel_size, stride, groups)] if use_conv else []
@@ -112,11 +113,11 @@ class RepMixer(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int = 3, *, inference_mode: bool):
         super().__init__()
+        self.reparam_conv: nn.Conv2d | None = None
         if inference_mode:
             self.reparam_conv = nn.Conv2d(channels, channels, kernel_size, 1, kernel_size // 2, groups=channels)
             return
-        self.reparam_conv = None
-        options = dict(groups=channels, use_act=False, inference_mode=False)
+        options: dict[str, Any] = dict(groups=channels, use_act=False, inference_mode=False)
         self.norm = MobileOneBlock(channels, channels, kernel_size, use_conv=False, use_scale=False, **options)
         self.mixer = MobileOneBlock(channels, channels, kernel_size, **options)
         self.layer_scale = LayerScale2d(channels)
@@ -140,10 +141,10 @@ class ReparamLargeKernelConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, inference_mode: bool):
         super().__init__()
         self.act = nn.GELU()
+        self.reparam_conv: nn.Conv2d | None = None
         if inference_mode:
             self.reparam_conv = nn.Conv2d(in_channels, out_channels, 7, 2, 3, groups=in_channels)
             return
-        self.reparam_conv = None
         self.large_conv = ConvNorm(in_channels, out_channels, 7, 2, in_channels)
         self.small_conv = ConvNorm(in_channels, out_channels, 3, 2, in_channels)
 
@@ -262,9 +263,7 @@ class Stage(nn.Module):
         super().__init__()
         channels, inference_mode = config.embed_dims[index], config.inference_mode
         has_attention = index in ATTENTION_STAGES
-        self.downsample = (
-            PatchEmbed(config.embed_dims[index - 1], channels, inference_mode=inference_mode) if index > 0 else nn.Identity()
-        )
+        self.downsample = PatchEmbed(config.embed_dims[index - 1], channels, inference_mode=inference_mode) if index > 0 else nn.Identity()
         self.pos_emb = RepConditionalPosEnc(channels, inference_mode=inference_mode) if has_attention else nn.Identity()
         self.blocks = nn.Sequential(
             *(
@@ -316,6 +315,10 @@ class FastViTHD(nn.Module):
         return self.feature_map(pixel_values).flatten(2).transpose(1, 2)
 
 
+class _Fusable(Protocol):
+    def fuse(self, kernel_size: int) -> tuple[Tensor, Tensor]: ...
+
+
 def _bn_scale_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """BatchNorm in evaluation as `x * scale + shift`, float64."""
     assert bn.running_mean is not None and bn.running_var is not None
@@ -345,7 +348,7 @@ def reparameterize(tower: FastViTHD) -> FastViTHD:
     for name, module in fused.named_modules():
         conv = getattr(module, "reparam_conv", None)
         if conv is not None:
-            weight, bias = tower.get_submodule(name).cpu().fuse(conv.kernel_size[0])
+            weight, bias = cast(_Fusable, tower.get_submodule(name).cpu()).fuse(conv.kernel_size[0])
             state[f"{name}.reparam_conv.weight"], state[f"{name}.reparam_conv.bias"] = weight, bias
     tower.to(reference.device)
     fused.load_state_dict(state)

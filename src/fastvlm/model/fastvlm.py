@@ -8,6 +8,8 @@ The processor repeats the image token once per image feature; here its embedding
 images of different sizes need no case of their own (paper section 3.1; one token per 64 x 64 pixels).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,13 +42,13 @@ class FastVLMModel(nn.Module):
         text_config = config.text_config
         self.vision_tower = FastViTHD(config.vision_config)
         self.multi_modal_projector = MultiModalProjector(config.vision_config, text_config.hidden_size)
-        self.foreign = None
+        self.foreign: Any = None  # a ForeignDecoder
         if text_config.foreign:
             from fastvlm.model.foreign import ForeignDecoder
 
             self.foreign = ForeignDecoder(text_config)
-            self.language_model: nn.Module = self.foreign.base_model
-            self.lm_head = self.foreign.lm_head
+            self.language_model: Any = self.foreign.base_model
+            self.lm_head: Any = self.foreign.lm_head
         else:
             self.language_model = Decoder(text_config)
             tied = config.tie_word_embeddings
@@ -62,7 +64,7 @@ class FastVLMModel(nn.Module):
 
     def vision_features(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, T, C), before the projector, in the tower's dtype."""
-        return self.vision_tower(pixel_values.to(self.vision_tower.final_conv.se.fc1.weight.dtype))
+        return self.vision_tower(pixel_values.to(next(self.vision_tower.parameters()).dtype))
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, T, D), what stands in for the image tokens."""

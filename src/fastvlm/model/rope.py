@@ -1,7 +1,7 @@
 """Rotary position embedding (arXiv 2104.09864) and the scalings that configs of our decoder families use.
 
-    cos, sin = RotaryEmbedding(config)(positions)       # positions (B, S) -> two (B, S, head_dim)
-    query = rotate(query, cos, sin)
+cos, sin = RotaryEmbedding(config)(positions)       # positions (B, S) -> two (B, S, head_dim)
+query = rotate(query, cos, sin)
 """
 
 import math

@@ -37,7 +37,7 @@ class BatchSource:
 def _documents(source: dict[str, Any], rng: np.random.Generator, count: int) -> list[Any]:
     from fastvlm.data import documents
 
-    kinds = source.get("kinds") or dict.fromkeys(documents.TRAIN_KINDS, 1.0)
+    kinds = source.get("kinds") or dict.fromkeys(documents.default_kinds(), 1.0)
     shares = np.array(list(kinds.values()), float)
     sizes = source.get("sizes", [[512, 512]])
     width, height = sizes[rng.integers(len(sizes))]

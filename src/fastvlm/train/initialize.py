@@ -25,6 +25,7 @@ def initialize_tower(tower: fastvithd.FastViTHD) -> None:
             module.gamma.fill_(LAYER_SCALE)
     for module in tower.modules():
         if isinstance(module, (fastvithd.RepMixer, fastvithd.RepConditionalPosEnc)):
+            assert module.reparam_conv is not None, "from scratch, train the inference form"
             weight = module.reparam_conv.weight
             weight.normal_(std=0.02)
             centre = weight.shape[-1] // 2

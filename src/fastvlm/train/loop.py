@@ -15,6 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
+from fastvlm.model.decoder import Decoder
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.plugins import load_plugin
 from fastvlm.train.data import BatchSource
@@ -65,7 +66,7 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
     """Training mode for what learns. A frozen tower stays in evaluation: its BatchNorm averages would drift with the batches."""
     for part in PARTS:
         getattr(model, part).train(part in stage.learning_rate)
-    if hasattr(model.language_model, "gradient_checkpointing"):
+    if isinstance(model.language_model, Decoder):
         model.language_model.gradient_checkpointing = stage.gradient_checkpointing
 
 

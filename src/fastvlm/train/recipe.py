@@ -1,6 +1,6 @@
 """A training run as data: which parts learn, from what, how fast. Read from YAML; unknown fields are refused.
 
-    recipe = load_recipe("recipes/nano/characters.yaml")
+recipe = load_recipe("recipes/nano/characters.yaml")
 """
 
 import dataclasses

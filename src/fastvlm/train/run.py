@@ -21,7 +21,7 @@ def new_model(sizes: dict[str, Any], seed: int) -> FastVLMModel:
     if unknown := sorted(set(sizes) - {"vision_config", "text_config", "image_token_id"}):
         raise RecipeError(f"model: unknown field {unknown[0]!r}; known: vision_config, text_config, image_token_id")
     text_config = TextConfig.from_dict(sizes["text_config"])
-    vision_config = VisionConfig(**{name: tuple(values) for name, values in sizes["vision_config"].items()})
+    vision_config = VisionConfig.from_dict({"model_args": sizes["vision_config"]})
     config = FastVLMConfig(vision_config, text_config, sizes["image_token_id"], text_config.tie_word_embeddings)
     torch.manual_seed(seed)
     model = FastVLMModel(config)
@@ -35,7 +35,8 @@ def run(recipe: Recipe, out_dir: Path, *, processor: Any = None, workers: int = 
     """Train all stages of a recipe, going on where `out_dir` was left."""
     if isinstance(recipe.model, str):
         raise RecipeError("model: training from a checkpoint needs its name resolved first")
-    model = new_model(recipe.model, recipe.seed).to(memory_format=torch.channels_last)
+    model = new_model(recipe.model, recipe.seed)
+    model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13's stubs lack it
     previous: Path | None = None
     for index, stage in enumerate(recipe.stages):
         folder = stage_folder(recipe, out_dir, index)

@@ -1,0 +1,79 @@
+"""Next-token loss on the assistant's tokens: stages 1 to 3 of the paper, and reading aloud.
+
+The ids and the mask come from the processor in one pass, so what is learnt is what `generate` is asked for. Samples are messages whose
+last turn is the assistant's; generated documents become messages here: the whole text, or some questions in turn.
+
+Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `max_turns`; `max_length` in
+tokens.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastvlm.model.fastvlm import FastVLMModel
+
+IGNORE = -100
+
+
+class Objective(nn.Module):
+    def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any]):
+        super().__init__()
+        self.processor = processor
+        self.transcription_share = options.get("transcription_share", 0.5)
+        self.max_turns = options.get("max_turns", 4)
+        self.max_length = options.get("max_length", 4096)
+
+    def messages(self, document: Any) -> list[dict[str, Any]]:
+        """A generated document as a conversation; which one is drawn from its ground truth, so it is the same every time."""
+        rng = random.Random(f"{document.kind}/{document.text}")
+        readings = [qa for qa in document.qa if qa.kind == "transcription"]
+        questions = [qa for qa in document.qa if qa.kind != "transcription"]
+        if readings and (not questions or rng.random() < self.transcription_share):
+            chosen = [rng.choice(readings)]
+        else:
+            chosen = rng.sample(questions, min(len(questions), rng.randint(1, self.max_turns)))
+        messages: list[dict[str, Any]] = []
+        for qa in chosen:
+            content: list[dict[str, Any]] = [{"type": "text", "text": qa.question}]
+            if not messages:
+                content.insert(0, {"type": "image", "image": document.image})
+            messages += [{"role": "user", "content": content}, {"role": "assistant", "content": qa.answer}]
+        return messages
+
+    def collate(self, samples: list[Any]) -> dict[str, Tensor]:
+        """Documents or message lists -> input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W)."""
+        rows = [self.processor.training_inputs(s if isinstance(s, list) else self.messages(s)) for s in samples]
+        rows = [row for row in rows if row.input_ids.shape[1] <= self.max_length]
+        length = max(row.input_ids.shape[1] for row in rows)
+        input_ids = np.zeros((len(rows), length), np.int64)
+        labels = np.full((len(rows), length), IGNORE, np.int64)
+        for index, row in enumerate(rows):
+            count = row.input_ids.shape[1]
+            input_ids[index, :count] = row.input_ids[0]
+            labels[index, :count] = np.where(row.loss_mask[0], row.input_ids[0], IGNORE)
+        batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
+        if pixels:
+            batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))
+        return batch
+
+    def loss(self, model: FastVLMModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Mean loss over the assistant's tokens, and the share of them that comes first."""
+        pixel_values = batch.get("pixel_values")
+        features = None
+        if pixel_values is not None:
+            features = model.encode_images(pixel_values.contiguous(memory_format=torch.channels_last))
+        # Padding stands on the right, where causal attention keeps it from the real tokens without a mask.
+        inputs_embeds = model.embed(batch["input_ids"], features)
+        hidden = model.language_model(inputs_embeds)
+        targets = batch["labels"][:, 1:]
+        is_target = targets != IGNORE
+        logits = model.head(hidden[:, :-1][is_target]).float()
+        targets = targets[is_target]
+        right = (logits.argmax(-1) == targets).sum() / max(1, len(targets))
+        return F.cross_entropy(logits, targets), {"token_accuracy": right.item(), "tokens": float(len(targets))}
