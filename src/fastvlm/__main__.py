@@ -1,0 +1,7 @@
+"""`python -m fastvlm`."""
+
+import sys
+
+from fastvlm.cli import main
+
+sys.exit(main())

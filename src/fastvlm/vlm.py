@@ -1,0 +1,151 @@
+"""The public class: a processor and a runtime that answer together.
+
+vlm = load("nano")
+messages = [{"role": "user", "content": [{"type": "image", "image": "scan.png"}, {"type": "text", "text": "What is the total?"}]}]
+result = vlm.generate(messages, max_new_tokens=64)
+for piece in vlm.stream(messages):
+    print(piece, end="", flush=True)
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastvlm import telemetry
+from fastvlm.config import FastVLMConfig
+from fastvlm.generate import Engine, GenerationOptions, GenerationResult, TextStream
+from fastvlm.processor import ModelInputs, Processor
+from fastvlm.runtimes import Runtime, choose_runtime, load_runtime
+
+Message = dict[str, Any]
+
+
+def load(
+    name_or_path: str | Path = "nano",
+    *,
+    runtime: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    threads: int | None = None,
+    adapter: str | Path | None = None,
+    resolution: int | None = None,
+    image_mode: str | None = None,
+    **runtime_options: Any,
+) -> "FastVLM":
+    """Load a checkpoint, ready to answer.
+
+    Args:
+        name_or_path: a folder or zip in Apple's or transformers' layout, a hub id, or a short name such as `nano`.
+        runtime: a file of `fastvlm/runtimes`, or `auto`: torch on a GPU, else the fastest that is installed.
+        dtype: `float32` computes what the reference does; `auto` is the fastest that the device is made for.
+        device: `auto`, `cpu`, `cuda`, `mps`, ...
+        revision: branch, tag or commit of a hub id.
+        threads: CPU threads, for the whole process; None takes the physical cores within the container's limit.
+        adapter: folder of a LoRA adapter to merge into the weights.
+        resolution: side in pixels to which pictures are brought, a multiple of 64; None is the checkpoint's.
+        image_mode: `pad`, `crop`, `anyres` or `native`; None is the checkpoint's.
+        runtime_options: what else the runtime's `load` takes, such as `fold=True` for torch.
+
+    Raises:
+        ValueError, OSError: what is wrong with the checkpoint or an argument, and what to do.
+    """
+    telemetry.disable()
+    from fastvlm.checkpoint import open_checkpoint
+
+    runtime_name = choose_runtime(runtime, device)
+    if adapter is not None:
+        runtime_options["adapter"] = adapter
+    checkpoint = open_checkpoint(name_or_path, revision=revision)
+    processor = _with_image_options(checkpoint.processor(), resolution, image_mode)
+    loaded = load_runtime(runtime_name, checkpoint, dtype=dtype, device=device, threads=threads, **runtime_options)
+    return FastVLM(processor, loaded, source=checkpoint if adapter is None else None)
+
+
+def _with_image_options(processor: Processor, resolution: int | None, image_mode: str | None) -> Processor:
+    changes = {name: value for name, value in (("size", resolution), ("mode", image_mode)) if value is not None}
+    if changes:
+        processor.image_processor = dataclasses.replace(processor.image_processor, **changes)
+    return processor
+
+
+class FastVLM:
+    """A model that answers messages about pictures.
+
+    Messages are a list of `{"role": "system" | "user" | "assistant", "content": ...}`; content is a string or a list of
+    `{"type": "text", "text": ...}` and `{"type": "image", "image": path, bytes, file or PIL image}`.
+
+    Features of the pictures seen last and the cache of the last conversation are kept, so a second question about a picture and the
+    next turn of a conversation cost only what is new. `feature_cache_bytes` and `prefix_cache_bytes` bound them; 0 switches one off.
+    """
+
+    def __init__(self, processor: Processor, runtime: Runtime, *, source: Any = None, **cache_options: int):
+        """`source`: the checkpoint that `runtime` was loaded from, for `save`; `cache_options` go to `fastvlm.generate.Engine`."""
+        self.processor = processor
+        self.runtime = runtime
+        self.engine = Engine(runtime, processor, **cache_options)
+        self._source = source
+
+    @property
+    def config(self) -> FastVLMConfig:
+        return self.runtime.config
+
+    def generate(self, messages: Sequence[Message], *, resolution: int | None = None, **options: Any) -> GenerationResult:
+        """The whole answer, with why it ended and how long each part took.
+
+        Args:
+            messages: the conversation, ending with a user's turn.
+            resolution: for this call, as in `load`.
+            options: fields of `fastvlm.generate.GenerationOptions`: max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed,
+                stop, num_beams, length_penalty, early_stopping.
+        """
+        return self.engine.generate(self._inputs(messages, resolution), GenerationOptions(**options))
+
+    def stream(self, messages: Sequence[Message], *, resolution: int | None = None, **options: Any) -> TextStream:
+        """Pieces of the answer as they come, never half a character. After the last one, `.result` is what `generate` returns."""
+        return self.engine.stream(self._inputs(messages, resolution), GenerationOptions(**options))
+
+    def generate_batch(
+        self, conversations: Sequence[Sequence[Message]], *, resolution: int | None = None, batch_size: int = 8, **options: Any
+    ) -> list[GenerationResult]:
+        """Answers to several conversations, up to `batch_size` of them decoded at once; the same tokens as one by one."""
+        inputs = [self._inputs(messages, resolution) for messages in conversations]
+        return self.engine.generate_batch(inputs, GenerationOptions(**options), batch_size)
+
+    def encode_images(self, pixel_values: np.ndarray) -> np.ndarray:
+        """(N, 3, H, W) float32 in [0, 1] -> (N, T, D) float32: what stands in for the image tokens."""
+        return self.runtime.encode_images(pixel_values)
+
+    def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
+        """(N, 3, H, W) float32 in [0, 1] -> (N, T, C) float32, before the projector. Torch runtime only."""
+        return self._of_torch("vision_features")(pixel_values)
+
+    def logits(self, inputs: ModelInputs) -> np.ndarray:
+        """Logits (1, S, V) float32 of every position. Torch runtime only."""
+        logits = self._of_torch("logits")
+        self.engine.check_length(inputs, room=0)
+        (images,) = self.engine.image_features([inputs])
+        return logits(inputs.input_ids, np.concatenate([features for _, features in images]) if images else None)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and its processor in transformers' layout, which `load` and transformers read."""
+        from fastvlm.checkpoint import save_pretrained
+
+        source = getattr(self.runtime, "model", None) if self._source is None else self._source
+        if source is None:
+            raise ValueError(f"the {self.runtime.name} runtime does not hold weights that can be saved; load with runtime='torch'")
+        save_pretrained(source, self.processor, folder)
+
+    save_pretrained = save
+
+    def _inputs(self, messages: Sequence[Message], resolution: int | None) -> ModelInputs:
+        return self.processor(messages, resolution=resolution)
+
+    def _of_torch(self, name: str) -> Any:
+        method = getattr(self.runtime, name, None)
+        if method is None:
+            raise ValueError(f"{name}() needs the torch runtime, this is {self.runtime.name!r}; load with runtime='torch'")
+        return method
