@@ -43,8 +43,12 @@ def load_state(folder: Path, modules: dict[str, torch.nn.Module], optimizer: tor
     if optimizer is not None:
         state = optimizer.state_dict()
         state["state"] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for key, value in load_file(folder / "optimizer.safetensors").items():
             index, name = key.split(".")
+            if value.shape == (parameter := parameters[int(index)]).shape:
+                # the fused AdamW walks both by memory, so a moment has to lie as its channels_last weight does
+                value = torch.empty_like(parameter).copy_(value)
             state["state"].setdefault(int(index), {})[name] = value
         optimizer.load_state_dict(state)
 
