@@ -4,9 +4,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One exact version: on Linux an open range pulls gigabytes of CUDA, and the tests' torchvision belongs to one torch.
-TORCH ?= torch==2.13.0
-TORCHVISION ?= torchvision==0.28.0
+# On Linux the default index serves a torch of several gigabytes; for the CPU's: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP := $(BIN)/pip install --quiet
+PIP_TORCH := $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
 
 .PHONY: demo test test-slow lint types clean
 
@@ -31,14 +32,14 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet -e ".[torch]"
+	$(PIP_TORCH)
+	$(PIP) -e ".[torch]"
 	@touch $@
 
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --no-deps "$(TORCHVISION)"
-	$(BIN)/pip install --quiet -e ".[test]"
+	$(PIP_TORCH)
+	$(PIP) --no-deps -r requirements/no-deps.txt
+	$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 
 clean:
