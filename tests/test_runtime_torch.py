@@ -213,7 +213,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_runtime_is_chosen_by_name_and_device() -> None:
     assert choose_runtime("torch", "cpu") == "torch"
     assert choose_runtime("auto", "cuda") == "torch"
-    with pytest.raises(ValueError, match="unknown runtime 'torhc'; available: .*torch"):
+    with pytest.raises(ValueError, match=r"unknown runtime 'torhc'; available: .*torch"):
         choose_runtime("torhc")
 
 

@@ -97,8 +97,18 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1), ("temperature", float("nan")), ("temperature", "hot"), ("top_p", 0), ("top_p", 1.5), ("top_k", -1), ("top_k", 2.5)]
-    + [("repetition_penalty", 0), ("seed", -1), ("seed", 1.0)],
+    [
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("temperature", "hot"),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -1),
+        ("top_k", 2.5),
+        ("repetition_penalty", 0),
+        ("seed", -1),
+        ("seed", 1.0),
+    ],
 )
 def test_wrong_options_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name} is "):

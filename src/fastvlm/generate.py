@@ -12,15 +12,17 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from fastvlm.processor import ModelInputs, Processor
 from fastvlm.runtimes import Runtime
 from fastvlm.sampling import Sampler, SamplingOptions, Vocabulary, penalise
+
+if TYPE_CHECKING:
+    from fastvlm.processor import ModelInputs, Processor
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -59,7 +61,8 @@ class GenerationOptions:
             raise ValueError(f"early_stopping is {self.early_stopping!r}; expected true, false or 'never'")
         if isinstance(self.length_penalty, bool) or not isinstance(self.length_penalty, (int, float)):
             raise ValueError(f"length_penalty is {self.length_penalty!r}; expected a number")
-        if self.num_beams > 1 and self.sampling.temperature > 0:
+        is_drawn = self.sampling.temperature > 0  # checks the sampling fields too
+        if self.num_beams > 1 and is_drawn:
             raise ValueError(f"num_beams is {self.num_beams} and temperature {self.temperature}; beams do not sample, set one of them back")
 
     @property
@@ -157,7 +160,9 @@ class Engine:
     the others go without.
     """
 
-    def __init__(self, runtime: Runtime, processor: Processor, *, feature_cache_bytes: int = 64 << 20, prefix_cache_bytes: int = 512 << 20):
+    def __init__(
+        self, runtime: Runtime, processor: "Processor", *, feature_cache_bytes: int = 64 << 20, prefix_cache_bytes: int = 512 << 20
+    ):
         """`feature_cache_bytes` and `prefix_cache_bytes` bound what is kept for later questions; 0 keeps nothing."""
         self.runtime = runtime
         self.processor = processor
@@ -174,18 +179,18 @@ class Engine:
             self._vocabulary = known_ids(self.processor.tokenizer, config.text_config.vocab_size, config.image_token_id)
         return self._vocabulary
 
-    def stream(self, inputs: ModelInputs, options: GenerationOptions) -> "TextStream":
+    def stream(self, inputs: "ModelInputs", options: GenerationOptions) -> "TextStream":
         """Pieces of the answer as they come, whole characters only. Refuses a prompt that is too long at once; works as it is read."""
         self.check_length(inputs)
         return TextStream(self, inputs, options)
 
-    def generate(self, inputs: ModelInputs, options: GenerationOptions) -> GenerationResult:
+    def generate(self, inputs: "ModelInputs", options: GenerationOptions) -> GenerationResult:
         stream = self.stream(inputs, options)
         for _ in stream:
             pass
         return stream.result
 
-    def generate_batch(self, inputs: Sequence[ModelInputs], options: GenerationOptions, batch_size: int = 8) -> list[GenerationResult]:
+    def generate_batch(self, inputs: "Sequence[ModelInputs]", options: GenerationOptions, batch_size: int = 8) -> list[GenerationResult]:
         """The answers to several prompts, up to `batch_size` of them decoded together. The same tokens as one by one."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected a whole number above 0")
@@ -198,7 +203,7 @@ class Engine:
             results += self._generate_rows(inputs[start : start + batch_size], options)
         return results
 
-    def _generate_rows(self, inputs: Sequence[ModelInputs], options: GenerationOptions) -> list[GenerationResult]:
+    def _generate_rows(self, inputs: "Sequence[ModelInputs]", options: GenerationOptions) -> list[GenerationResult]:
         clock = _Clock()
         prompts = self._prompts(inputs, clock)
         answers = [self._answer(prompt, options) for prompt in prompts]
@@ -206,7 +211,7 @@ class Engine:
             pass
         return [answer.result(prompt, clock) for prompt, answer in zip(prompts, answers, strict=True)]
 
-    def check_length(self, inputs: ModelInputs, room: int = 1) -> None:
+    def check_length(self, inputs: "ModelInputs", room: int = 1) -> None:
         """Refuse a prompt that leaves less than `room` tokens of the context."""
         num_tokens, limit = inputs.input_ids.shape[-1], self.runtime.max_sequence_length
         if num_tokens + room > limit:
@@ -216,7 +221,7 @@ class Engine:
                 "the answer included; shorten the text, or use fewer images or a lower resolution"
             )
 
-    def image_features(self, inputs: Sequence[ModelInputs]) -> list[list[tuple[bytes, np.ndarray]]]:
+    def image_features(self, inputs: "Sequence[ModelInputs]") -> list[list[tuple[bytes, np.ndarray]]]:
         """For each input its images' digests and features (T, D), in order; encodes those that are not in the cache, each once."""
         images = [[image for group in item.image_groups for image in group] for item in inputs]  # (3, H, W) each
         keys = [[_digest(image) for image in row] for row in images]
@@ -236,12 +241,12 @@ class Engine:
                 self.features.put(key, found[key])
         return [[(key, found[key]) for key in row] for row in keys]
 
-    def _prompts(self, inputs: Sequence[ModelInputs], clock: "_Clock") -> list[Prompt]:
+    def _prompts(self, inputs: "Sequence[ModelInputs]", clock: "_Clock") -> list[Prompt]:
         with clock.measure("encode"):
             features = self.image_features(inputs)
         return [self._prompt(item, row) for item, row in zip(inputs, features, strict=True)]
 
-    def _prompt(self, inputs: ModelInputs, images: list[tuple[bytes, np.ndarray]]) -> Prompt:
+    def _prompt(self, inputs: "ModelInputs", images: list[tuple[bytes, np.ndarray]]) -> Prompt:
         input_ids = np.ascontiguousarray(inputs.input_ids.reshape(-1), np.int64)
         places = (input_ids == self.runtime.config.image_token_id).nonzero()[0]
         ends = np.cumsum([0, *(len(features) for _, features in images)])
@@ -261,7 +266,7 @@ class Engine:
         search = BeamSearch(options, self.vocabulary, answer.eos_token_ids, max_tokens=answer.max_tokens, prompt_ids=prompt.input_ids)
         return _Beams(search, answer, clock)
 
-    def _run(self, prompts: list[Prompt], policy: "_Policy", clock: "_Clock", keep: bool) -> Iterator[None]:
+    def _run(self, prompts: list[Prompt], policy: "_Policy", clock: "_Clock", keep: bool) -> Generator[None]:
         """The loop. Yields after each step, when the policy may have new text.
 
         Args:
@@ -321,7 +326,7 @@ class Engine:
 class TextStream:
     """Iterator over pieces of text; `result` is there when it has ended, also by `close()`."""
 
-    def __init__(self, engine: Engine, inputs: ModelInputs, options: GenerationOptions):
+    def __init__(self, engine: Engine, inputs: "ModelInputs", options: GenerationOptions):
         self._result: GenerationResult | None = None
         self._pieces = self._generate(engine, inputs, options)
 
@@ -341,7 +346,7 @@ class TextStream:
             raise RuntimeError("the stream has not ended; read it to its end, or close it after its first piece")
         return self._result
 
-    def _generate(self, engine: Engine, inputs: ModelInputs, options: GenerationOptions) -> Any:
+    def _generate(self, engine: Engine, inputs: "ModelInputs", options: GenerationOptions) -> Generator[str]:
         clock = _Clock()
         (prompt,) = engine._prompts([inputs], clock)
         answer = engine._answer(prompt, options)

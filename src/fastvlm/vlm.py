@@ -10,15 +10,17 @@ for piece in vlm.stream(messages):
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastvlm import telemetry
 from fastvlm.config import FastVLMConfig
 from fastvlm.generate import Engine, GenerationOptions, GenerationResult, TextStream
-from fastvlm.processor import ModelInputs, Processor
 from fastvlm.runtimes import Runtime, choose_runtime, load_runtime
+
+if TYPE_CHECKING:
+    from fastvlm.processor import ModelInputs, Processor
 
 Message = dict[str, Any]
 
@@ -65,7 +67,7 @@ def load(
     return FastVLM(processor, loaded, source=checkpoint if adapter is None else None)
 
 
-def _with_image_options(processor: Processor, resolution: int | None, image_mode: str | None) -> Processor:
+def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None) -> "Processor":
     changes = {name: value for name, value in (("size", resolution), ("mode", image_mode)) if value is not None}
     if changes:
         processor.image_processor = dataclasses.replace(processor.image_processor, **changes)
@@ -82,7 +84,7 @@ class FastVLM:
     next turn of a conversation cost only what is new. `feature_cache_bytes` and `prefix_cache_bytes` bound them; 0 switches one off.
     """
 
-    def __init__(self, processor: Processor, runtime: Runtime, *, source: Any = None, **cache_options: int):
+    def __init__(self, processor: "Processor", runtime: Runtime, *, source: Any = None, **cache_options: int):
         """`source`: the checkpoint that `runtime` was loaded from, for `save`; `cache_options` go to `fastvlm.generate.Engine`."""
         self.processor = processor
         self.runtime = runtime
@@ -123,7 +125,7 @@ class FastVLM:
         """(N, 3, H, W) float32 in [0, 1] -> (N, T, C) float32, before the projector. Torch runtime only."""
         return self._of_torch("vision_features")(pixel_values)
 
-    def logits(self, inputs: ModelInputs) -> np.ndarray:
+    def logits(self, inputs: "ModelInputs") -> np.ndarray:
         """Logits (1, S, V) float32 of every position. Torch runtime only."""
         logits = self._of_torch("logits")
         self.engine.check_length(inputs, room=0)
@@ -141,7 +143,7 @@ class FastVLM:
 
     save_pretrained = save
 
-    def _inputs(self, messages: Sequence[Message], resolution: int | None) -> ModelInputs:
+    def _inputs(self, messages: Sequence[Message], resolution: int | None) -> "ModelInputs":
         return self.processor(messages, resolution=resolution)
 
     def _of_torch(self, name: str) -> Any:

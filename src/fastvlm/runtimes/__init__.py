@@ -159,9 +159,9 @@ def _cpu_quota(root: Path) -> float | None:
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            base, files = root / "sys/fs/cgroup", ("cpu.max",)
+            base, files = root / "sys/fs/cgroup", ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            base, files = root / "sys/fs/cgroup" / controllers, ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            base, files = root / "sys/fs/cgroup" / controllers, ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             base = base if base.exists() else root / "sys/fs/cgroup/cpu"
         else:
             continue
