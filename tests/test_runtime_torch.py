@@ -158,20 +158,15 @@ def test_pixels_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
 class Source:
     """As much of a checkpoint as the runtime asks for."""
 
+    context_length = 200
+
     def load_model(self, dtype: torch.dtype, device: torch.device) -> FastVLMModel:
         return tiny_model().to(device, dtype)
 
 
-def test_float16_leaves_the_tower_in_float32() -> None:
-    runtime = load_runtime("torch", Source(), dtype="fp16", device="cpu", threads=1)
-    assert isinstance(runtime, TorchRuntime)
-    assert {parameter.dtype for parameter in runtime.model.vision_tower.parameters()} == {torch.float32}
-    assert {parameter.dtype for parameter in runtime.model.language_model.parameters()} == {torch.float16}
-    pixels = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
-    reference = TorchRuntime(tiny_model())
-    np.testing.assert_allclose(runtime.encode_images(pixels), reference.encode_images(pixels), atol=1e-2)
-    ids, features = ROWS[1]
-    np.testing.assert_allclose(runtime.prefill([ids], [features])[0], reference.prefill([ids], [features])[0], atol=0.1)
+def test_the_checkpoint_sets_the_context() -> None:
+    assert load_runtime("torch", Source(), threads=1).max_sequence_length == 200
+    assert TorchRuntime(tiny_model()).max_sequence_length == 256
 
 
 def test_bfloat16_and_folding_stay_close() -> None:

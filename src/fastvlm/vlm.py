@@ -8,6 +8,7 @@ for piece in vlm.stream(messages):
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,12 @@ from fastvlm.generate import Engine, GenerationOptions, GenerationResult, TextSt
 from fastvlm.runtimes import Runtime, choose_runtime, load_runtime
 
 if TYPE_CHECKING:
+    from fastvlm.checkpoint import Checkpoint
     from fastvlm.processor import ModelInputs, Processor
 
 Message = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -64,7 +68,9 @@ def load(
     checkpoint = open_checkpoint(name_or_path, revision=revision)
     processor = _with_image_options(checkpoint.processor(), resolution, image_mode)
     loaded = load_runtime(runtime_name, checkpoint, dtype=dtype, device=device, threads=threads, **runtime_options)
-    return FastVLM(processor, loaded, source=checkpoint if adapter is None else None)
+    for note in checkpoint.notes:
+        logger.warning("%s: %s", checkpoint.label, note)
+    return FastVLM(processor, loaded, checkpoint=checkpoint, is_adapted=adapter is not None)
 
 
 def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None) -> "Processor":
@@ -84,12 +90,20 @@ class FastVLM:
     next turn of a conversation cost only what is new. `feature_cache_bytes` and `prefix_cache_bytes` bound them; 0 switches one off.
     """
 
-    def __init__(self, processor: "Processor", runtime: Runtime, *, source: Any = None, **cache_options: int):
-        """`source`: the checkpoint that `runtime` was loaded from, for `save`; `cache_options` go to `fastvlm.generate.Engine`."""
+    def __init__(
+        self, processor: "Processor", runtime: Runtime, *, checkpoint: "Checkpoint | None" = None, is_adapted: bool = False, **caches: int
+    ):
+        """
+        Args:
+            checkpoint: what `runtime` was loaded from; `save` copies its weights, which a runtime may hold in another form.
+            is_adapted: the runtime's weights are not the checkpoint's.
+            caches: `feature_cache_bytes`, `prefix_cache_bytes`.
+        """
         self.processor = processor
         self.runtime = runtime
-        self.engine = Engine(runtime, processor, **cache_options)
-        self._source = source
+        self.engine = Engine(runtime, processor, **caches)
+        self._checkpoint = checkpoint
+        self._is_adapted = is_adapted
 
     @property
     def config(self) -> FastVLMConfig:
@@ -136,10 +150,12 @@ class FastVLM:
         """Write the model and its processor in transformers' layout, which `load` and transformers read."""
         from fastvlm.checkpoint import save_pretrained
 
-        source = getattr(self.runtime, "model", None) if self._source is None else self._source
+        source: Any = self._checkpoint
+        if source is None or self._is_adapted:
+            source = getattr(self.runtime, "model", None)
         if source is None:
             raise ValueError(f"the {self.runtime.name} runtime does not hold weights that can be saved; load with runtime='torch'")
-        save_pretrained(source, self.processor, folder)
+        save_pretrained(source, self.processor, folder, licenses_from=self._checkpoint)
 
     save_pretrained = save
 

@@ -19,6 +19,7 @@ from fastvlm.runtimes._lora import merge_adapter
 if TYPE_CHECKING:
     import torch
 
+    from fastvlm.checkpoint import Checkpoint
     from fastvlm.model.fastvlm import FastVLMModel
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,7 +34,7 @@ def unavailable_reason() -> str | None:
 
 
 def load(
-    source: Any,
+    source: "Checkpoint",
     *,
     dtype: str = "auto",
     device: str = "auto",
@@ -41,7 +42,7 @@ def load(
     adapter: str | Path | None = None,
     fold: bool = False,
 ) -> "TorchRuntime":
-    """Load a checkpoint (anything with `load_model(dtype=, device=)`) into memory.
+    """Load a checkpoint into memory.
 
     Args:
         source: `fastvlm.checkpoint.Checkpoint`.
@@ -60,22 +61,13 @@ def load(
     torch_dtype = _dtype(dtype, torch_device)
     if torch_device.type == "cpu":
         torch.set_num_threads(threads or default_threads())
-    is_half = torch_dtype == torch.float16
-    model = source.load_model(dtype=torch.float32 if is_half else torch_dtype, device=torch.device("cpu") if is_half else torch_device)
-    if is_half:
-        # Activations inside the tower pass 60 000 on ordinary pictures and overflow float16 (65 504), so the tower never runs in it;
-        # BatchNorm statistics would not survive a round trip either, hence the detour over float32.
-        model.language_model.half()
-        model.multi_modal_projector.half()
-        if model.lm_head is not None:
-            model.lm_head.half()
-        model.to(torch_device)
+    model = source.load_model(dtype=torch_dtype, device=torch_device)
     if adapter is not None:
         merge_adapter(model, adapter)
     model.vision_tower = reparameterize(model.vision_tower)
     if fold:
         model.vision_tower = fold_tower(model.vision_tower)
-    return TorchRuntime(model)
+    return TorchRuntime(model, source.context_length)
 
 
 def _device(name: str) -> "torch.device":
@@ -117,13 +109,14 @@ class TorchRuntime:
 
     name = "torch"
 
-    def __init__(self, model: "FastVLMModel"):
+    def __init__(self, model: "FastVLMModel", max_sequence_length: int | None = None):
+        """`max_sequence_length`: tokens of prompt and answer together; None takes the language model's own limit."""
         import torch
 
         self.model = model.eval().requires_grad_(False)
         self.model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPU
         self.config: FastVLMConfig = model.config
-        self.max_sequence_length = model.config.text_config.max_position_embeddings
+        self.max_sequence_length = max_sequence_length or model.config.text_config.max_position_embeddings
 
     def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32 -> tower output (N, T, C) float32, before the projector."""
