@@ -106,7 +106,7 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     metrics_path = folder / "metrics.jsonl"
     _drop_rows_after(metrics_path, first_step)
-    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}", processor=processor)
+    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}")
     batches = DataLoader(
         _Batches(source, objective.collate),
         batch_size=None,
