@@ -11,6 +11,7 @@ cached, so a line costs one paste a character.
 """
 
 import functools
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from fastvlm.data import fonts
 Color = tuple[int, int, int]
 
 _EM = 200  # pixels per em at which advances, kerning and heights are measured
+_DRAWN_SIZES = (7, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)  # few, so that glyph pictures are found again
 _HAS_KERNING = features.check("raqm")
 _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR, Image.Resampling.HAMMING, Image.Resampling.BOX)
 _FALLBACKS = {"train": "Arimo-Regular.ttf", "val": "Oxygen-Sans.ttf", "heldout": "ClearSans-Regular.ttf"}
@@ -79,20 +81,28 @@ class Strike:
     def __init__(self, path: str, size: int) -> None:
         self._font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
         self._glyphs: dict[str, tuple] = {}
+        self._advances: dict[str, float] = {}
 
     def glyph(self, character: str) -> tuple:
-        """(mask or None without ink, left, top, width, height of the ink from the pen on the baseline, hinted advance)."""
+        """(mask or None without ink, left, top, width, height of the ink, from the pen on the baseline)."""
         glyph = self._glyphs.get(character)
         if glyph is None:
             mask, (left, top) = self._font.getmask2(character, "L", anchor="ls")
             ink = mask.getbbox()
             if ink is None:
-                glyph = (None, 0, 0, 0, 0, self._font.getlength(character))
+                glyph = (None, 0, 0, 0, 0)
             else:
                 mask = mask.crop(ink)
-                glyph = (mask, left + ink[0], top + ink[1], ink[2] - ink[0], ink[3] - ink[1], self._font.getlength(character))
+                glyph = (mask, left + ink[0], top + ink[1], ink[2] - ink[0], ink[3] - ink[1])
             self._glyphs[character] = glyph
         return glyph
+
+    def advance(self, character: str) -> float:
+        """The hinted advance in whole pixels of this size."""
+        advance = self._advances.get(character)
+        if advance is None:
+            advance = self._advances[character] = self._font.getlength(character)
+        return advance
 
 
 @functools.lru_cache(maxsize=1024)
@@ -150,6 +160,7 @@ class Run:
     boxes: list[tuple[float, float, float, float]]
     x_height_px: float
     block: int
+    row: int | None = None
 
 
 @dataclass
@@ -239,44 +250,44 @@ class Page:
 
     def _pens(self, text: str, style: Style) -> list[float]:
         """Where the pen stands before each character and after the last, in pixels from the start."""
-        face = style.typeface
-        drawn, scale = self._raster(style)
-        pen, pens, before = 0.0, [], ""
-        hinted = self.uses_hinted_advances
-        glyph = strike(face.path, drawn).glyph if hinted else None
+        face, size, spacing = style.typeface, style.size_px, style.letter_spacing_px
         missing = style.face.missing
-        for character in text:
-            if before and self.kerns:
-                pen += face.kerning_em(before + character) * style.size_px
-            pens.append(pen)
-            if character in missing:
-                pen += typeface(self._fallback).advance_em(character) * style.size_px
-            elif glyph is not None:
-                pen += glyph(character)[5] / scale
-            else:
-                pen += face.advance_em(character) * style.size_px
-            pen += style.letter_spacing_px
-            before = character
-        pens.append(pen)
-        return pens
+        if self.uses_hinted_advances:
+            drawn, scale = self._raster(style)
+            hinted = strike(face.path, drawn)
+            advances = [hinted.advance(c) / scale if c not in missing else typeface(self._fallback).advance_em(c) * size for c in text]
+        elif missing:
+            advances = [face.advance_em(c) * size if c not in missing else typeface(self._fallback).advance_em(c) * size for c in text]
+        else:
+            advance_em = face.advance_em
+            advances = [advance_em(c) * size for c in text]
+        if self.kerns and not face.is_monospaced:
+            kerning_em = face.kerning_em
+            for i in range(len(text) - 1):
+                advances[i] += kerning_em(text[i : i + 2]) * size
+        if spacing:
+            advances = [advance + spacing for advance in advances]
+        return list(itertools.accumulate(advances, initial=0.0))
 
     def _raster(self, style: Style) -> tuple[int, float]:
         """The whole size at which glyphs are drawn, and how many of those pixels make one of the page's."""
-        drawn = max(5, round(style.size_px * self.raster_scale))
+        wanted = style.size_px * self.raster_scale
+        if self.raster_scale == 1.0:
+            drawn = round(wanted)
+        else:
+            drawn = min(_DRAWN_SIZES, key=lambda size: abs(size - wanted)) if wanted < _DRAWN_SIZES[-1] else round(wanted / 16) * 16
         return drawn, drawn / style.size_px
 
-    def text(self, x: float, baseline: float, text: str, style: Style, anchor: str = "l") -> float:
+    def text(self, x: float, baseline: float, text: str, style: Style, anchor: str = "l", row: int | None = None) -> float:
         """Draw one run of text; returns its width in pixels.
 
         Args:
             x, baseline: where it starts ("l"), ends ("r") or has its middle ("m").
+            row: runs of one block with the same number are one row, whatever their heights (the values above the bars of a chart).
 
         Raises:
             PageFull: its ink would leave the page.
         """
-        text = text.rstrip()
-        if not text:
-            return 0.0
         pens = self._pens(text, style)
         width = pens[-1]
         x -= {"l": 0.0, "r": width, "m": width / 2}[anchor]
@@ -289,7 +300,7 @@ class Page:
         shift = (x - left_edge) * scale
         for character, pen in zip(text, pens, strict=False):
             glyphs = strike(self._fallback, drawn) if character in missing else face_strike
-            mask, glyph_left, glyph_top, glyph_width, glyph_height, _ = glyphs.glyph(character)
+            mask, glyph_left, glyph_top, glyph_width, glyph_height = glyphs.glyph(character)
             if mask is None:
                 continue
             u = round(shift + pen * scale) + glyph_left
@@ -319,7 +330,7 @@ class Page:
         if self._ink_curve is not None:
             source = source.point(self._ink_curve)
         self.image.paste(style.color, (left_edge, y0), source)
-        self.runs.append(Run(text, x, baseline, chars, boxes, style.x_height_px, self._block))
+        self.runs.append(Run(text, x, baseline, chars, boxes, style.x_height_px, self._block, row))
         return width
 
     def wrap(self, text: str, style: Style, width: float) -> list[str]:
@@ -351,6 +362,25 @@ class Page:
         while words and self.measure(" ".join(words), style) > width:
             words.pop()
         return " ".join(words)
+
+    def shrink(self, text: str, style: Style, width: float) -> Style:
+        """The style, made smaller until `text` fits into `width` pixels, but not below the page's least x-height.
+
+        Raises:
+            PageFull: it does not fit at any size.
+        """
+        wide = self.measure(text, style)
+        if wide <= width:
+            return style
+        size = style.size_px * width / wide * 0.98
+        if self.raster_scale == 1.0:
+            size = float(int(size))
+        if size <= 0 or size * style.typeface.x_height_em < self.min_x_height_px * 0.98:
+            raise PageFull(f"{text!r} is too wide for {width:.0f} px")
+        smaller = replace(style, size_px=size, letter_spacing_px=0.0)
+        if self.measure(text, smaller) > width:
+            raise PageFull(f"{text!r} is too wide for {width:.0f} px")
+        return smaller
 
     def new_block(self) -> None:
         """What is drawn from here on is read after everything drawn before, whatever its height on the page."""
@@ -410,9 +440,13 @@ class Page:
     def ground_truth(self) -> GroundTruth:
         """Blocks in the order in which they were begun; in a block rows from top to bottom, in a row from left to right, joined by one space."""
         rows: list[list[Run]] = []
-        for run in sorted(self.runs, key=lambda run: (run.block, run.baseline)):
+        for run in sorted(self.runs, key=lambda run: (run.block, run.row if run.row is not None else -1, run.baseline)):
             row = rows[-1][0] if rows else None
-            if row is not None and row.block == run.block and run.baseline - row.baseline < 0.6 * min(row.x_height_px, run.x_height_px):
+            if row is not None and row.block == run.block and (run.row is not None or row.row is not None):
+                same = run.row == row.row
+            else:
+                same = row is not None and row.block == run.block and run.baseline - row.baseline < 0.6 * min(row.x_height_px, run.x_height_px)
+            if same:
                 rows[-1].append(run)
             else:
                 rows.append([run])

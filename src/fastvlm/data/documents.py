@@ -18,6 +18,7 @@ from PIL import Image
 
 from fastvlm.data import canvas, degrade, fonts
 from fastvlm.data.canvas import Line, Page, PageFull
+from fastvlm.data.questions import QA, ask_about
 from fastvlm.data.words import Writer
 from fastvlm.plugins import list_plugins, load_plugin
 
@@ -30,15 +31,6 @@ NANO_EXCLUDED_KINDS = ("boarding_pass",)
 READING_KINDS = ("words", "lines", "paragraph")
 
 MIN_X_HEIGHT_PX = 5.0
-
-
-@dataclass(frozen=True)
-class QA:
-    """A question about a document. `kind` is what is asked for: "field", "line", "total", "yes_no", "count", "json", "transcription", "chart"..."""
-
-    question: str
-    answer: str
-    kind: str
 
 
 @dataclass
@@ -79,7 +71,23 @@ class Sheet:
         self.fields: dict[str, str] = {}
         self.tables: list[list[list[str]]] = []
         self.qa: list[QA] = []
+        self.labels: dict[str, str] = {}
+        self.looks: dict[str, object] = {}
         self.layout = ""
+        self.numbered_lines = True
+
+    def look(self, name: str, choices: Sequence) -> object:
+        """A choice that stays the same on the whole sheet."""
+        if name not in self.looks:
+            self.looks[name] = self.rng.choice(list(choices))
+        return self.looks[name]
+
+    def field(self, key: str, value: str, label: str | None = None) -> str:
+        """Remember a field's value as it is printed, and its printed label; returns the value."""
+        self.fields[key] = value
+        if label:
+            self.labels[key] = label.rstrip(":.").strip()
+        return value
 
     def choose_layout(self, layouts: dict[str, Sequence[str]]) -> str:
         """One of the split's layouts; `layouts` maps each split to its own names."""
@@ -137,6 +145,18 @@ def default_kinds() -> list[str]:
     return [name for name in kinds() if name not in NANO_EXCLUDED_KINDS]
 
 
+def largest_x_height(kind: str, width: int, height: int) -> float:
+    """The largest x-height in pixels at which a kind fits into a picture; below 6 or so it is better drawn in a larger one.
+
+    A kind says how many lines and columns of text it needs. A line takes about 2.6 x-heights, a letter 1.05.
+    """
+    module = load_plugin(KINDS_PACKAGE, kind)
+    aspect = getattr(module, "ASPECT", None)
+    shape = width / height if aspect is None else min(max(width / height, aspect[0]), aspect[1])
+    page_width, page_height = min(width, height * shape), min(height, width / shape)
+    return min(page_height / (2.6 * getattr(module, "MIN_LINES", 1)), page_width / (1.05 * getattr(module, "MIN_COLUMNS", 1)))
+
+
 _SIZES = ((512, 512), (512, 512), (512, 768), (768, 512), (384, 640), (640, 384), (768, 768))
 _ATTEMPTS = 12
 
@@ -167,7 +187,11 @@ def generate(
     if split not in fonts.SPLITS:
         raise ValueError(f"unknown split {split!r}; available: {', '.join(fonts.SPLITS)}")
     first = random.Random(f"{split}/{seed}")
-    kind = kind or first.choice(default_kinds())
+    if kind is None:
+        if width is None or height is None:
+            kind = first.choice(default_kinds())
+        else:
+            kind = first.choice([name for name in default_kinds() if largest_x_height(name, width, height) >= 1.1 * max(MIN_X_HEIGHT_PX, x_height_px[0])])
     module = load_plugin(KINDS_PACKAGE, kind)
     if width is None or height is None:
         drawn = first.choice(getattr(module, "SIZES", _SIZES))
@@ -175,6 +199,7 @@ def generate(
     if min(width, height) < 128:
         raise ValueError(f"a picture of {width}x{height} is too small for a document: use at least 128x128")
     low, high = max(MIN_X_HEIGHT_PX, x_height_px[0]), max(x_height_px)
+    high = max(low, min(high, largest_x_height(kind, width, height)))
     for attempt in range(_ATTEMPTS):
         rng = random.Random(f"{split}/{kind}/{seed}/{attempt}")
         plan = degrade.Plan.draw(rng, width, height, aspect=getattr(module, "ASPECT", None), level=degradation)
@@ -203,9 +228,10 @@ def _finish(sheet: Sheet, plan: degrade.Plan, kind: str, seed: int) -> Document:
         box = (*own[:, :2].min(0).tolist(), *own[:, 2:].max(0).tolist())
         lines.append(Line(line.text, box, line.x_height_px * scale))
         start += count
+    qa = sheet.qa + ask_about(sheet.rng, truth, sheet.fields, sheet.labels, sheet.tables, sheet.numbered_lines)
     families = tuple(sorted({face.family for faces in (page.families.body, page.families.heading, page.families.mono) for face in faces}))
     return Document(
-        image, kind, truth.text, truth.chars, boxes, lines, sheet.fields, sheet.tables, sheet.qa, sheet.split, seed, sheet.layout, tuple(plan.names), families
+        image, kind, truth.text, truth.chars, boxes, lines, sheet.fields, sheet.tables, qa, sheet.split, seed, sheet.layout, tuple(plan.names), families
     )
 
 
