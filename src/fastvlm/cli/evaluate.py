@@ -1,0 +1,57 @@
+"""`fastvlm evaluate --model M --task T --out DIR`: score a model, with confidence intervals."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fastvlm.cli._options import add_model_options
+from fastvlm.plugins import list_plugins, load_plugin
+
+HELP = "score a model on a task, with confidence intervals and a page of the worst answers"
+TASKS = "fastvlm.evaluate.tasks"
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.add_argument("--task", required=True, choices=list_plugins(TASKS), help="what to answer")
+    parser.add_argument("--split", help="default: the task's first")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="answers decoded at once (default: %(default)s)")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the task; may be repeated")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; a stopped run there goes on")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from fastvlm.cli._options import load_model
+    from fastvlm.evaluate.runner import evaluate
+
+    task = load_plugin(TASKS, args.task)
+    options = dict(option.partition("=")[::2] for option in args.option)
+    vlm = load_model(args)
+
+    def generate_batch(conversations: Any) -> list[str]:
+        results = vlm.generate_batch(conversations, batch_size=args.batch_size, max_new_tokens=task.MAX_NEW_TOKENS)
+        return [result.text for result in results]
+
+    summary = evaluate(generate_batch, task, args.out, split=args.split, limit=args.limit, batch_size=args.batch_size, options=options)
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        _print(summary)
+    return 0
+
+
+def _print(summary: dict[str, Any]) -> None:
+    print(f"{summary['examples']} questions, split {summary['split']}; mean and 95 % interval")
+    for metric, result in summary["metrics"].items():
+        print(f"{metric:<20} {_line(result)}")
+        for group, values in result["groups"].items():
+            for value, scores in values.items():
+                print(f"  {group + ' ' + value:<18} {_line(scores)}")
+
+
+def _line(result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return f"{result['mean']:.3f}  [{low:.3f}, {high:.3f}]  n={result['count']}"
