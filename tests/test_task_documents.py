@@ -7,7 +7,7 @@ from fastvlm.evaluate.tasks import documents as task
 
 
 def test_the_truth_scores_full_marks(tmp_path: Path):
-    options = {"documents": "1", "size": "256"}
+    options = {"documents": "1"}
     truth = {example.id: example.answers[0] for example in task.examples("val", options)}
     assert truth == {example.id: example.answers[0] for example in task.examples("val", options)}
     answers = iter(truth.values())
