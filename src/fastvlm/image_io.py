@@ -239,7 +239,11 @@ def _upright(image: Image.Image) -> Image.Image:
         method = _UPRIGHT.get(image.getexif().get(0x0112, 1))
     except Exception:  # broken metadata says nothing about the pixels
         return image
-    return image if method is None else image.transpose(method)
+    if method is None:
+        return image
+    upright = image.transpose(method)
+    upright.info = {}  # the copy of the metadata would have it turned again, by us or by another reader
+    return upright
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

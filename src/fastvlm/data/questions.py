@@ -22,8 +22,9 @@ class QA:
     kind: str
 
 
-QUESTION_KINDS = ("field", "cell", "chart", "line", "word", "count", "yes_no", "json", "table", "transcription")
+# Questions whose answer stands in the picture as it is, then those whose answer must be found by looking or counting.
 EXTRACTIVE_KINDS = ("field", "cell", "chart", "line", "word", "transcription")
+QUESTION_KINDS = (*EXTRACTIVE_KINDS, "reading", "count", "yes_no", "pointing", "category", "json", "table")
 
 
 @dataclass(frozen=True)

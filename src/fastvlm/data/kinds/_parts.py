@@ -134,7 +134,7 @@ class Flow:
 
     def input_box(self, left: float, right: float, value: str, style: Style, height: float) -> None:
         """A text field of a form from y downwards, with its value."""
-        page, rng = self.page, self.rng
+        page = self.page
         if self.y + height > self.bottom:
             raise PageFull("no room for a box")
         look = self.sheet.look("box", ["frame", "frame", "rounded", "filled", "line"])
@@ -147,7 +147,6 @@ class Flow:
         pad = (0.45 if look != "line" else 0.1) * style.size_px
         shown = page.shrink(value, style, right - left - 2 * pad)
         page.text(left + pad, self.y + height / 2 + shown.cap_height_px / 2, value, shown)
-        del rng
 
     def checkbox(self, label: str, checked: bool, style: Style | None = None, x: float | None = None) -> float:
         """A box to tick and its label on the current line; returns where it ends. The caller moves down."""
