@@ -12,7 +12,12 @@ PIP_TORCH := $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requireme
 .PHONY: demo test test-slow lint types clean
 
 demo: $(VENV)/.installed
-	@$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the total?" --stats
+	@if [ -d src/fastvlm/models/nano ] && [ -f examples/receipt.png ]; then \
+		$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the total?" --stats; \
+	else \
+		echo "The embedded model is not trained yet. What there is takes a checkpoint of Apple's or transformers':"; \
+		$(BIN)/fastvlm predict --help; \
+	fi
 
 test: lint types
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -31,12 +36,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml
+$(VENV)/.installed: $(BIN)/python pyproject.toml requirements/torch.txt
 	$(PIP_TORCH)
 	$(PIP) -e ".[torch]"
 	@touch $@
 
-$(VENV)/.installed-test: $(BIN)/python pyproject.toml
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml requirements/torch.txt requirements/no-deps.txt
 	$(PIP_TORCH)
 	$(PIP) --no-deps -r requirements/no-deps.txt
 	$(PIP) -e ".[dev]"
