@@ -5,7 +5,7 @@ checkpoint.config, checkpoint.notes, checkpoint.describe()
 model = checkpoint.load_model(dtype="float32", device="cpu")        # a FastVLMModel, ready for inference
 """
 
-import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +26,7 @@ from fastvlm.config import ConfigError, FastVLMConfig
 if TYPE_CHECKING:
     import torch
 
+    from fastvlm.image_processing import ImageProcessor
     from fastvlm.model.fastvlm import FastVLMModel
     from fastvlm.processor import Processor
 
@@ -81,6 +82,7 @@ class Checkpoint:
         self.layout = model_type
         self.store = TensorStore(source)
         self._keys: KeyMap = NATIVE if model_type == FastVLMConfig.MODEL_TYPE else APPLE
+        self._check_layers(values)
         translated = _native(values, source) if self._keys is NATIVE else llava_qwen2.translate(values, source, self.store.tensors)
         self.config = translated.config
         self.image_options = translated.image
@@ -137,20 +139,57 @@ class Checkpoint:
 
     def empty_model(self) -> "FastVLMModel":
         """The model with parameters on `meta`; buffers that are computed rather than stored are real."""
+        import torch
+
         from fastvlm.model.fastvlm import FastVLMModel
 
-        with _parameters_on_meta():
-            return FastVLMModel(self.config)
+        self._check_counts()
+        try:
+            if self.config.text_config.foreign:
+                with _parameters_on_meta():
+                    return FastVLMModel(self.config)
+            with torch.device("meta"):
+                model = FastVLMModel(self.config)
+            frequencies = model.language_model.rotary.inv_freq(torch.zeros(1, 1, dtype=torch.long))
+            if not bool(frequencies.isfinite().all()):
+                raise ValueError("its rotary frequencies are not finite")
+            return model
+        except ConfigError as error:
+            raise CheckpointError(f"{self.label}/config.json: {str(error)[:500]}") from error
+        # Sizes that overflow, or for a foreign model whatever its class makes of a config that cannot be.
+        except Exception as error:
+            if not self.config.text_config.foreign and not isinstance(error, (ValueError, TypeError, ArithmeticError, RuntimeError)):
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise CheckpointError(f"{self.label}/config.json: no model can be built from it: {reason}") from error
 
     def processor(self) -> "Processor":
         """Tokenizer, prompts and pictures, as this checkpoint was trained."""
         from fastvlm.processor import Processor
 
-        processor = Processor.from_folder(self.source.folder(), self.config)
+        options: dict[str, Any] = {"image_processor": self.image_processor, "max_length": self.context_length}
+        try:
+            return Processor.from_folder(self.source.folder(), self.config, **options)
+        except ValueError as error:
+            raise CheckpointError(f"{self.label}: {str(error)[:500]}") from error
+
+    @cached_property
+    def image_processor(self) -> "ImageProcessor":
+        """The recipe for pictures: from Apple's config.json, else from the files that transformers writes."""
+        from fastvlm.image_processing import ImageProcessor
+
         if self.image_options is not None:
-            options = {name: value for name, value in self.image_options.items() if value is not None}
-            processor.image_processor = dataclasses.replace(processor.image_processor, **options)
-        return processor
+            return ImageProcessor(**self.image_options)
+        settings = self.source.read_json("processor_config.json") if self.source.has("processor_config.json") else {}
+        recipe = settings.get("image_processor")
+        if not recipe and self.source.has("preprocessor_config.json"):
+            recipe = self.source.read_json("preprocessor_config.json")
+        if recipe and not isinstance(recipe, dict):
+            raise CheckpointError(f"{self.label}/processor_config.json: image_processor is a {type(recipe).__name__}; expected an object")
+        try:
+            return ImageProcessor.from_dict(recipe or {})
+        except _MALFORMED as error:
+            raise CheckpointError(f"{self.label}/{str(error)[:500]}") from error
 
     def check_tensors(self) -> None:
         """Compare every name and shape with the model that the config describes; `CheckpointError` on the first difference."""
@@ -255,12 +294,8 @@ class Checkpoint:
         }
 
     def _describe_image(self) -> dict[str, Any]:
-        if self.image_options is not None:
-            size, mode = self.image_options["size"], self.image_options["mode"]
-        else:
-            image_processor = self.processor().image_processor
-            size, mode = image_processor.size, image_processor.mode
-        return {"size": size, "mode": mode, "tokens": (size // 64) ** 2}
+        recipe = self.image_processor
+        return {"size": recipe.size, "mode": recipe.mode, "tokens": recipe.num_tokens(recipe.size, recipe.size)}
 
     # How it is checked
 
@@ -286,6 +321,30 @@ class Checkpoint:
         self._settle_head(mapped)
         rows = self.config.text_config.vocab_size
         return {name: StoredTensor(name, info, self._model_shape(name, info, rows), self.store) for name, info in mapped.items()}
+
+    def _check_layers(self, values: dict[str, Any]) -> None:
+        """Refuse a config of more layers than there are tensors before anything is made for each: a wild number would take for ever."""
+        text = values.get("text_config")
+        most = len(self.store.tensors)
+        for part in (values, text if isinstance(text, dict) else {}):
+            count = part.get("num_hidden_layers")
+            if isinstance(count, int) and count > most:
+                raise CheckpointError(f"{self.label}/config.json: num_hidden_layers is {count}, but only {most} tensors are stored")
+
+    def _check_counts(self) -> None:
+        """The same for the tower's layers and the embedding's rows."""
+        text, vision = self.config.text_config, self.config.vision_config
+        if sum(vision.layers) > len(self._tensors):
+            stored = len(self._tensors)
+            raise CheckpointError(
+                f"{self.label}/config.json: the vision tower has {sum(vision.layers)} layers, {stored} tensors are stored"
+            )
+        largest = max((math.prod(tensor.shape) for tensor in self._tensors.values()), default=0)
+        if text.vocab_size * text.hidden_size > largest:
+            raise CheckpointError(
+                f"{self.label} has no embedding of the size that config.json names, {text.vocab_size} x {text.hidden_size}"
+                + (f"; it has {list(self._tensors[EMBEDDING].shape)}" if EMBEDDING in self._tensors else "")
+            )
 
     def _settle_head(self, mapped: dict[str, TensorInfo]) -> None:
         head = mapped.get(HEAD)
@@ -347,6 +406,10 @@ class Checkpoint:
 LAYOUTS = (FastVLMConfig.MODEL_TYPE, llava_qwen2.MODEL_TYPE)
 
 
+# What reading a config raises where a value has another type than any writer gives it (a number for a list, text for an object).
+_MALFORMED = (ValueError, TypeError, AttributeError, ArithmeticError, LookupError)
+
+
 def _unknown_model_type(source: Source, model_type: Any) -> str:
     where = f"{source.label}/config.json"
     if model_type is None:
@@ -363,8 +426,10 @@ def _native(values: dict[str, Any], source: Source) -> Translated:
         raise CheckpointError(f"{where}: the weights are quantised; load the unquantised checkpoint and quantise that")
     try:
         config = FastVLMConfig.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
-    except (ConfigError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{source.label}/{str(error)[:1000]}" if isinstance(error, ConfigError) else f"{where}: {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{source.label}/{str(error)[:1000]}") from error
+    except _MALFORMED as error:
+        raise CheckpointError(f"{where} is malformed: {str(error).splitlines()[0][:200]}") from error
     return Translated(config, config.text_config.max_position_embeddings)
 
 

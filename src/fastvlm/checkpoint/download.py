@@ -83,7 +83,7 @@ def download(
             if isinstance(error, urllib.error.HTTPError) and error.code not in (408, 429, 500, 502, 503, 504):
                 raise CheckpointError(_http_message(url, error)) from error
             done = part.stat().st_size if part.exists() else 0
-            has_connected = has_connected or done > before
+            has_connected = has_connected or done > before or isinstance(error, urllib.error.HTTPError)
             failures = 1 if done > before else failures + 1
             # without any answer the machine is most likely offline: say so soon
             if failures >= (attempts if has_connected else 2) or _is_hopeless(error):
@@ -196,6 +196,8 @@ def _is_hopeless(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.reason}"
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     text = str(reason) or type(reason).__name__
     if isinstance(reason, OSError) and reason.strerror:

@@ -163,11 +163,13 @@ def pull_from_hub(
         filter_repo_objects(info.siblings or [], allow_patterns=HUB_PATTERNS, ignore_patterns=["*/*"], key=lambda file: file.rfilename)
     )
     if not any(file.rfilename.endswith(".safetensors") for file in wanted):
-        others = listed(file.rfilename for file in info.siblings or [])
+        names = [str(file.rfilename) for file in info.siblings or []]
+        others = listed(sorted(names, key=lambda name: (str(name).endswith((".json", ".txt")), name)))
         raise CheckpointError(f"the hub's {repo_id} has no safetensors at its top (it has {others or 'no files'}); nothing was downloaded")
     check_disk_space(out or Path(HF_HUB_CACHE), sum(file.size or 0 for file in wanted), f"downloading {repo_id}")
     on_step(f"revision {info.sha}")
-    folder = download_snapshot(repo_id, info.sha or revision, out=out)
+    # by the name that was given, not by `info.sha`: the hub's cache then knows the name offline too
+    folder = download_snapshot(repo_id, revision, out=out)
     on_step("checking sizes and hashes")
     for file in wanted:
         path = folder / file.rfilename

@@ -86,8 +86,11 @@ def translate(values: Mapping[str, Any], source: Source, tensors: Mapping[str, T
         config, notes, grow = _with_image_token(text_config, vision_config, source, tensors, where)
     except CheckpointError:
         raise
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{where}: {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {str(error)[:1000]}") from error
+    # a value of another type than any writer gives it: a number for a list, text for an object
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+        raise CheckpointError(f"{where} is malformed: {str(error).splitlines()[0][:200]}") from error
     context_length = text_config.max_position_embeddings
     limit = values.get("tokenizer_model_max_length")
     if limit is not None:

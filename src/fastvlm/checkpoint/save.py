@@ -195,8 +195,8 @@ def _write_configs(
     values = config.to_dict()
     values["dtype"] = TORCH_NAMES[max(sizes, key=lambda name: sizes[name])]
     if processor is not None:
-        side = processor.image_processor.size // 64
-        values["image_seq_length"] = side * side
+        recipe = processor.image_processor
+        values["image_seq_length"] = recipe.num_tokens(recipe.size, recipe.size)
     _write_json(folder / "config.json", values)
     text = config.text_config
     eos: Any = list(text.eos_token_id) if isinstance(text.eos_token_id, tuple) else text.eos_token_id

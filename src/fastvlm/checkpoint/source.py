@@ -158,7 +158,7 @@ class ZipSource(Source):
         self.path, self.label = path, str(path)
         try:
             self._zip = zipfile.ZipFile(path)
-            members = [info for info in self._zip.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+            members = [info for info in self._zip.infolist() if _is_file(info.filename)]
         except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{path} is damaged or no zip file ({reason}); download it again") from error
@@ -284,6 +284,11 @@ class ZipSource(Source):
 
 # what zipfile lets through from a damaged member: zlib's own error, RuntimeError for "password required"
 _ZIP_ERRORS = (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, ValueError, zlib.error, _LZMAError)
+
+
+def _is_file(name: str) -> bool:
+    """Not a folder, nor what macOS adds beside each file, nor the empty name of a damaged directory."""
+    return bool(name) and not name.endswith("/") and not name.startswith("__MACOSX/")
 
 
 def _zip_reason(error: BaseException) -> str:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.name in RELEASES or args.name.lower().startswith("apple/"):
         print(LICENSE_TERMS, file=sys.stderr)
-    else:
+    elif "/" in args.name:
         print(f"{args.name} comes under its own licence: read its page or the LICENSE file before you use it.", file=sys.stderr)
     bar = _Bar(quiet=args.quiet)
     try:
