@@ -14,6 +14,7 @@ from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
 from fastvlm.generate import ContextLengthError, Engine, FeatureCache, GenerationOptions, StopStrings, known_ids
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.runtimes.torch import TorchRuntime
+from fastvlm.sampling import Vocabulary
 
 VOCAB_SIZE, IMAGE_TOKEN_ID, EOS = 64, 63, (7, 9)
 CONTEXT = 96
@@ -23,6 +24,10 @@ class LetterTokenizer:
     """Ids are letters, four to a piece; ids 60 to 63 have no text. Enough of a tokenizer for the loop."""
 
     eos_token_ids = EOS
+    vocab_size = 59
+
+    def token(self, token_id: int) -> str | None:
+        return None if token_id == 4 or token_id >= 60 else f"token {token_id}"
 
     def stream(self) -> "LetterTokenizer":
         return self
@@ -392,6 +397,18 @@ def test_unknown_ids_and_the_placeholder_are_kept_out() -> None:
     vocabulary = known_ids(LetterTokenizer(), VOCAB_SIZE, image_token_id=59)
     assert vocabulary.size == 59
     assert vocabulary.holes == {4}
+
+    class Dense(LetterTokenizer):
+        vocab_size = 50
+
+        def token(self, token_id: int) -> str | None:
+            return "x" if token_id < 50 else None
+
+        def unknown_ids(self, size: int) -> list[int]:
+            return list(range(50, size))
+
+    assert known_ids(Dense(), VOCAB_SIZE, image_token_id=30) == Vocabulary(50, frozenset({30}))
+    assert known_ids(Dense(), 40, image_token_id=39) == Vocabulary(39)
 
 
 @pytest.mark.parametrize(

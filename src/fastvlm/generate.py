@@ -619,8 +619,11 @@ class _Beams:
 
 def known_ids(tokenizer: Any, vocab_size: int, image_token_id: int) -> Vocabulary:
     """What may be produced by a head of `vocab_size` rows: the tokenizer's ids, but not the image placeholder, which stands for no text."""
-    unknown = set(tokenizer.unknown_ids(vocab_size)) | {image_token_id}
-    size = vocab_size
+    size, count = vocab_size, tokenizer.vocab_size
+    # Listing a vocabulary takes a tenth of a second, just before the first token. If no id from `count` on stands for something, the
+    # `count` ids that do are the ones below it, and there are no holes.
+    has_holes = count > vocab_size or any(tokenizer.token(token_id) is not None for token_id in range(count, vocab_size))
+    unknown = set(tokenizer.unknown_ids(vocab_size) if has_holes else range(count, vocab_size)) | {image_token_id}
     while size - 1 in unknown:  # nearly always one run at the end, and cutting that off costs nothing per token
         size -= 1
     return Vocabulary(size, frozenset(i for i in unknown if i < size))

@@ -74,9 +74,10 @@ def load(
 
 
 def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None) -> "Processor":
-    changes = {name: value for name, value in (("size", resolution), ("mode", image_mode)) if value is not None}
-    if changes:
-        processor.image_processor = dataclasses.replace(processor.image_processor, **changes)
+    if resolution is not None:
+        processor.image_processor = processor.image_processor.at_size(resolution)
+    if image_mode is not None:
+        processor.image_processor = dataclasses.replace(processor.image_processor, mode=image_mode)
     return processor
 
 

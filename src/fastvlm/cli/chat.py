@@ -108,7 +108,7 @@ class Conversation:
             if isinstance(error, BrokenPipeError):
                 raise
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            if "context" in str(error):
+            if str(error).startswith("the prompt has"):  # too many tokens, as the processor or the context counts them
                 print("/reset begins a new conversation", file=sys.stderr)
             return
         print(flush=True)
