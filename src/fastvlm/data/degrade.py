@@ -34,7 +34,9 @@ class Plan:
     seed: int = 0
 
     @classmethod
-    def draw(cls, rng: random.Random, width: int, height: int, *, aspect: tuple[float, float] | None = None, level: float | None = None) -> "Plan":
+    def draw(
+        cls, rng: random.Random, width: int, height: int, *, aspect: tuple[float, float] | None = None, level: float | None = None
+    ) -> "Plan":
         """Choose degradations for a picture of `width` x `height`.
 
         Args:
@@ -64,9 +66,20 @@ class Plan:
             plan._warp(rng, margin=0.0, tilt=0.02, angle=1.0)
         else:
             plan._place(rng)
-        for name, share in (("texture", 0.3), ("fold", 0.1), ("light", 0.35), ("blur", 0.3), ("noise", 0.4), ("jpeg", 0.5), ("contrast", 0.2), ("resample", 0.1)):
+        for name, share in (
+            ("texture", 0.3),
+            ("fold", 0.1),
+            ("light", 0.35),
+            ("blur", 0.3),
+            ("noise", 0.4),
+            ("jpeg", 0.5),
+            ("contrast", 0.2),
+            ("resample", 0.1),
+        ):
             if rng.random() < share:
                 plan.names.append(name)
+        if not plan.names:
+            plan.names.append("clean")
         return plan
 
     # ---- geometry
@@ -161,7 +174,7 @@ class Plan:
         warped = image.transform(size, Image.Transform.PERSPECTIVE, coefficients, resample)
         mask = Image.new("L", size)
         w, h = image.size
-        outline = map_points(homography, np.array([[1, 1], [w - 1, 1], [w - 1, h - 1], [1, h - 1]], float))
+        outline = map_points(homography, np.array([[2, 2], [w - 2, 2], [w - 2, h - 2], [2, h - 2]], float))
         ImageDraw.Draw(mask).polygon([tuple(p) for p in outline.tolist()], fill=255)
         if self.background == "scene":
             mask = mask.filter(ImageFilter.BoxBlur(0.7))
@@ -249,7 +262,9 @@ def _light(generator: np.random.Generator, size: tuple[int, int], strength: floa
 def _add_noise(image: Image.Image, generator: np.random.Generator, rng: random.Random) -> Image.Image:
     pixels = np.asarray(image).astype(np.int16)
     height, width = pixels.shape[:2]
-    strength = round(rng.uniform(4, 24))  # in 256ths of 32 grey levels and more: a deviation of 0.5 to 3; squared below for rarer strong noise
+    strength = round(
+        rng.uniform(4, 24)
+    )  # in 256ths of 32 grey levels and more: a deviation of 0.5 to 3; squared below for rarer strong noise
     strength = strength * rng.choice([2, 3, 5])
     if rng.random() < 0.5:
         noise = (_tile(generator, height, width).astype(np.int16) * strength >> 8)[:, :, None]
@@ -266,6 +281,7 @@ def _scene(generator: np.random.Generator, rng: random.Random, size: tuple[int, 
         base = base.mean() * np.array([1.1, 1.0, 0.85])
     stretch = rng.choice([(1, 1), (1, 12), (12, 1)])
     small = generator.integers(0, 256, (max(2, 40 // stretch[0]), max(2, 40 // stretch[1])), dtype=np.uint8)
-    pattern = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)).astype(np.float32) - 128
-    pattern = pattern * rng.uniform(0.05, 0.25) + _tile(generator, height, width) * rng.uniform(0.02, 0.2)
-    return Image.fromarray((base[None, None] + pattern[:, :, None]).clip(0, 255).astype(np.uint8))
+    coarse = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)).astype(np.float32) - 128
+    coarse *= np.float32(rng.uniform(0.05, 0.25))
+    pattern = coarse + _tile(generator, height, width) * np.float32(rng.uniform(0.02, 0.2))
+    return Image.fromarray((base.astype(np.float32) + pattern[:, :, None]).clip(0, 255).astype(np.uint8))

@@ -9,18 +9,30 @@ The same arguments give the same document. The fonts, layouts and words of the s
 `fastvlm.data.kinds`; degradations are in `degrade`, typesetting in `canvas`, content in `words`.
 """
 
+import functools
+import hashlib
+import json
+import multiprocessing
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fastvlm.data import canvas, degrade, fonts
 from fastvlm.data.canvas import Line, Page, PageFull
 from fastvlm.data.questions import QA, ask_about
 from fastvlm.data.words import Writer
 from fastvlm.plugins import list_plugins, load_plugin
+
+T = TypeVar("T")
 
 KINDS_PACKAGE = "fastvlm.data.kinds"
 
@@ -72,11 +84,11 @@ class Sheet:
         self.tables: list[list[list[str]]] = []
         self.qa: list[QA] = []
         self.labels: dict[str, str] = {}
-        self.looks: dict[str, object] = {}
+        self.looks: dict[str, Any] = {}
         self.layout = ""
         self.numbered_lines = True
 
-    def look(self, name: str, choices: Sequence) -> object:
+    def look(self, name: str, choices: Sequence[T]) -> T:
         """A choice that stays the same on the whole sheet."""
         if name not in self.looks:
             self.looks[name] = self.rng.choice(list(choices))
@@ -89,7 +101,7 @@ class Sheet:
             self.labels[key] = label.rstrip(":.").strip()
         return value
 
-    def choose_layout(self, layouts: dict[str, Sequence[str]]) -> str:
+    def choose_layout(self, layouts: Mapping[str, Sequence[str]]) -> str:
         """One of the split's layouts; `layouts` maps each split to its own names."""
         self.layout = self.rng.choice(list(layouts[self.split]))
         return self.layout
@@ -113,7 +125,7 @@ class Sheet:
             paper = (rng.randint(low, 255), rng.randint(low, 255), rng.randint(low - 10, 255))
             ink = canvas.mix((rng.randint(0, 60),) * 3, accent, rng.random() * 0.5)
         elif way < 0.8:
-            paper = tuple(rng.randint(190, 255) for _ in range(3))  # coloured paper
+            paper = canvas.random_color(rng, 190, 255)  # coloured paper
             ink = canvas.mix((0, 0, 0), accent, rng.random() * 0.5)
         elif way < 0.9:
             paper = (255, 255, 255)
@@ -122,8 +134,8 @@ class Sheet:
             dark = rng.randint(0, 50)
             paper = (dark, min(60, dark + rng.randint(0, 10)), min(70, dark + rng.randint(0, 20)))
             light = rng.randint(190, 255)
-            ink = rng.choice([(light, light, light), (light, light, light), tuple(rng.randint(170, 255) for _ in range(3))])
-            accent = tuple(rng.randint(120, 255) for _ in range(3))
+            ink = rng.choice([(light, light, light), (light, light, light), canvas.random_color(rng, 170, 255)])
+            accent = canvas.random_color(rng, 120, 255)
         page.set_colors(paper, ink, accent)
 
 
@@ -135,9 +147,19 @@ def dark_color(rng: random.Random) -> canvas.Color:
             return color
 
 
+@functools.cache
+def _kind_names() -> tuple[str, ...]:
+    return tuple(list_plugins(KINDS_PACKAGE))
+
+
+@functools.cache
+def _kind(name: str) -> ModuleType:
+    return load_plugin(KINDS_PACKAGE, name)
+
+
 def kinds() -> list[str]:
     """Names of all kinds."""
-    return list_plugins(KINDS_PACKAGE)
+    return list(_kind_names())
 
 
 def default_kinds() -> list[str]:
@@ -150,7 +172,7 @@ def largest_x_height(kind: str, width: int, height: int) -> float:
 
     A kind says how many lines and columns of text it needs. A line takes about 2.6 x-heights, a letter 1.05.
     """
-    module = load_plugin(KINDS_PACKAGE, kind)
+    module = _kind(kind)
     aspect = getattr(module, "ASPECT", None)
     shape = width / height if aspect is None else min(max(width / height, aspect[0]), aspect[1])
     page_width, page_height = min(width, height * shape), min(height, width / shape)
@@ -158,7 +180,7 @@ def largest_x_height(kind: str, width: int, height: int) -> float:
 
 
 _SIZES = ((512, 512), (512, 512), (512, 768), (768, 512), (384, 640), (640, 384), (768, 768))
-_ATTEMPTS = 12
+_ATTEMPTS = 24
 
 
 def generate(
@@ -191,8 +213,10 @@ def generate(
         if width is None or height is None:
             kind = first.choice(default_kinds())
         else:
-            kind = first.choice([name for name in default_kinds() if largest_x_height(name, width, height) >= 1.1 * max(MIN_X_HEIGHT_PX, x_height_px[0])])
-    module = load_plugin(KINDS_PACKAGE, kind)
+            kind = first.choice(
+                [name for name in default_kinds() if largest_x_height(name, width, height) >= 1.1 * max(MIN_X_HEIGHT_PX, x_height_px[0])]
+            )
+    module = _kind(kind)
     if width is None or height is None:
         drawn = first.choice(getattr(module, "SIZES", _SIZES))
         width, height = width or drawn[0], height or drawn[1]
@@ -207,7 +231,9 @@ def generate(
         scale = 1 / plan.page_scale()
         reach = low + (high - low) * (1 - attempt / _ATTEMPTS)
         families = canvas.choose_families(rng, split, getattr(module, "BODY_STYLES", ("sans", "serif", "mono", "narrow")))
-        page = Page(plan.page_width, plan.page_height, rng, split=split, x_height_px=(low * scale, max(low, reach) * scale), families=families)
+        page = Page(
+            plan.page_width, plan.page_height, rng, split=split, x_height_px=(low * scale, max(low, reach) * scale), families=families
+        )
         sheet = Sheet(page, Writer(rng, split), rng, split)
         try:
             module.draw(sheet)
@@ -231,7 +257,204 @@ def _finish(sheet: Sheet, plan: degrade.Plan, kind: str, seed: int) -> Document:
     qa = sheet.qa + ask_about(sheet.rng, truth, sheet.fields, sheet.labels, sheet.tables, sheet.numbered_lines)
     families = tuple(sorted({face.family for faces in (page.families.body, page.families.heading, page.families.mono) for face in faces}))
     return Document(
-        image, kind, truth.text, truth.chars, boxes, lines, sheet.fields, sheet.tables, qa, sheet.split, seed, sheet.layout, tuple(plan.names), families
+        image,
+        kind,
+        truth.text,
+        truth.chars,
+        boxes,
+        lines,
+        sheet.fields,
+        sheet.tables,
+        qa,
+        sheet.split,
+        seed,
+        sheet.layout,
+        tuple(plan.names),
+        families,
     )
 
 
+def contact_sheet(made: Sequence[Document], *, columns: int = 3, boxes: bool = False) -> Image.Image:
+    """Pictures side by side, to look at; `boxes` draws the box of every character."""
+    cell_width, cell_height = max(d.image.width for d in made), max(d.image.height for d in made)
+    sheet = Image.new("RGB", (columns * cell_width, -(-len(made) // columns) * cell_height), (127, 127, 127))
+    for number, document in enumerate(made):
+        picture = document.image.copy()
+        if boxes:
+            draw = ImageDraw.Draw(picture)
+            for x0, y0, x1, y1 in document.boxes.tolist():
+                draw.rectangle((x0, y0, x1, y1), outline=(255, 0, 0))
+        sheet.paste(picture, (number % columns * cell_width, number // columns * cell_height))
+    return sheet
+
+
+# ---- data sets on disk
+
+_PART = 100  # documents a part: what one worker writes at a time, and what an interruption can cost
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What decides the content of a data set; stored in its `dataset.json`, and compared when a broken-off run goes on.
+
+    Attributes:
+        count: documents.
+        questions: a document, drawn from all that it has, the transcription among them.
+        kinds: names of `kinds()`; None is `default_kinds()`.
+        width, height: pixels; None takes sizes that suit the kinds.
+    """
+
+    count: int
+    seed: int = 0
+    split: str = "train"
+    kinds: tuple[str, ...] | None = None
+    width: int | None = None
+    height: int | None = None
+    x_height_px: tuple[float, float] = (6.0, 14.0)
+    degradation: float | None = None
+    questions: int = 6
+    image_format: str = "png"
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.questions < 1:
+            raise ValueError(f"a data set needs at least one document and one question each, not {self.count} and {self.questions}")
+        if self.image_format not in ("png", "jpg"):
+            raise ValueError(f"pictures are written as png or jpg, not {self.image_format!r}")
+        if unknown := sorted(set(self.kinds or ()) - set(kinds())):
+            raise ValueError(f"unknown kinds {', '.join(unknown)}; available: {', '.join(kinds())}")
+
+
+def write_dataset(out_dir: Path | str, options: DatasetOptions, *, workers: int = 1, progress: bool = True) -> Path:
+    """Write documents as a LLaVA data set; a run that was broken off goes on where it stopped.
+
+    Writes `images/`, `conversations.jsonl` (LLaVA's entries: id, image, conversations; also kind, split, seed), `truth.jsonl` (the same ids with text, lines, fields,
+    tables, all questions, and every character with its box) and `dataset.json`. The files do not depend on `workers`.
+
+    Args:
+        workers: processes.
+        progress: a line on stderr after each part.
+
+    Returns:
+        The path of `conversations.jsonl`.
+
+    Raises:
+        ValueError: the folder holds another data set.
+    """
+    folder = Path(out_dir)
+    parts = folder / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir(exist_ok=True)
+    settings = json.dumps(asdict(options), indent=2) + "\n"
+    stored = folder / "dataset.json"
+    if stored.exists() and stored.read_text(encoding="utf-8") != settings:
+        raise ValueError(f"{folder} holds another data set (see its dataset.json): give another folder, or delete it")
+    stored.write_text(settings, encoding="utf-8")
+    numbers = range(-(-options.count // _PART))
+    waiting = [number for number in numbers if not _part_path(parts, number).exists()]
+    done, started = options.count - sum(_part_size(options, number) for number in waiting), time.perf_counter()
+    jobs = [(str(folder), options, number) for number in waiting]
+    if workers > 1 and len(jobs) > 1:
+        # Fonts are found once, here: a forked worker has them already.
+        fonts.discover()
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")) as pool:
+            results: Iterator[int] = pool.map(_write_part, *zip(*jobs, strict=True))
+            done = _report(results, done, options.count, started, progress)
+    else:
+        _report((_write_part(*job) for job in jobs), done, options.count, started, progress)
+    for name in ("conversations", "truth"):
+        with open(folder / f"{name}.jsonl.new", "w", encoding="utf-8") as file:
+            for number in numbers:
+                file.write(_part_path(parts, number, name).read_text(encoding="utf-8"))
+        (folder / f"{name}.jsonl.new").rename(folder / f"{name}.jsonl")
+    return folder / "conversations.jsonl"
+
+
+def _report(sizes: Iterator[int], done: int, count: int, started: float, progress: bool) -> int:
+    made = 0
+    for size in sizes:
+        done, made = done + size, made + size
+        if progress:
+            rate = made / (time.perf_counter() - started)
+            print(
+                f"\r{done}/{count} documents, {rate:.0f}/s, {(count - done) / rate:.0f} s left ",
+                end="\n" if done >= count else "",
+                file=sys.stderr,
+                flush=True,
+            )
+    return done
+
+
+def _part_size(options: DatasetOptions, number: int) -> int:
+    return min(_PART, options.count - number * _PART)
+
+
+def _part_path(parts: Path, number: int, name: str = "conversations") -> Path:
+    return parts / f"{number:06}.{name}.jsonl"
+
+
+def _write_part(folder: str, options: DatasetOptions, number: int) -> int:
+    """Write one part; the file of its conversations comes last, and says that the part is whole. Returns its documents."""
+    parts = Path(folder) / "parts"
+    conversations, truths = [], []
+    for index in range(number * _PART, number * _PART + _part_size(options, number)):
+        rng = random.Random(f"{options.seed}/{index}")
+        names = options.kinds or tuple(default_kinds())
+        document = generate(
+            rng.getrandbits(48), split=options.split, kind=names[index % len(names)], width=options.width, height=options.height, x_height_px=options.x_height_px, degradation=options.degradation
+        )  # fmt: skip
+        path = f"images/{index // 1000:04}/{index:07}.{options.image_format}"
+        (Path(folder) / path).parent.mkdir(exist_ok=True)
+        document.image.save(Path(folder) / path, compress_level=3, quality=92)  # each format takes its own
+        conversations.append(llava_entry(document, f"{index:07}", path, options.questions, rng))
+        truths.append({"id": f"{index:07}", "image": path, **truth(document)})
+    for name, entries in (("truth", truths), ("conversations", conversations)):
+        final = _part_path(parts, number, name)
+        new = final.with_suffix(".new")
+        new.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
+        new.rename(final)
+    return len(conversations)
+
+
+def llava_entry(document: Document, name: str, image: str, questions: int, rng: random.Random) -> dict[str, Any]:
+    """One entry of a LLaVA conversation file: `questions` of the document's, its transcription in half of the entries at least."""
+    chosen = rng.sample(document.qa, min(questions, len(document.qa)))
+    if rng.random() < 0.5 and not any(qa.kind == "transcription" for qa in chosen):
+        chosen[0] = next(qa for qa in document.qa if qa.kind == "transcription")
+    turns = []
+    for number, qa in enumerate(chosen):
+        turns.append({"from": "human", "value": ("<image>\n" if number == 0 else "") + qa.question})
+        turns.append({"from": "gpt", "value": qa.answer})
+    return {"id": name, "image": image, "conversations": turns, "kind": document.kind, "split": document.split, "seed": document.seed}
+
+
+def truth(document: Document) -> dict[str, Any]:
+    """Everything about a document but its picture, as JSON can hold it; coordinates in tenths of a pixel at most."""
+    return {
+        "kind": document.kind,
+        "layout": document.layout,
+        "split": document.split,
+        "seed": document.seed,
+        "size": list(document.image.size),
+        "degradations": list(document.degradations),
+        "text": document.text,
+        "lines": [
+            {"text": line.text, "box": [round(v, 1) for v in line.box], "x_height_px": round(line.x_height_px, 1)}
+            for line in document.lines
+        ],
+        "fields": document.fields,
+        "tables": document.tables,
+        "qa": [asdict(qa) for qa in document.qa],
+        "chars": document.chars,
+        "boxes": [[round(v, 1) for v in box] for box in document.boxes.tolist()],
+    }
+
+
+def truth_hash(document: Document) -> str:
+    """SHA-256 of what a reader is asked and must answer: text, fields, tables and questions, not positions."""
+    known = {key: value for key, value in truth(document).items() if key in ("kind", "layout", "text", "fields", "tables", "qa")}
+    return hashlib.sha256(json.dumps(known, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def picture_hash(document: Document) -> str:
+    """SHA-256 of the picture's size and pixels."""
+    return hashlib.sha256(f"{document.image.size}".encode() + document.image.tobytes()).hexdigest()

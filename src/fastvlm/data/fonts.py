@@ -31,19 +31,19 @@ SHIPPED = Path(__file__).parent / "fonts"
 # what browsers, office programs and till printers use is drawn more often.
 _TRAIN = """
 sans:   Liberation Sans*6, DejaVu Sans*5, Arimo*3, Noto Sans*3, Roboto*3, Open Sans*3, Carlito*3, Lato*2, Inter*2, Nimbus Sans*2, FreeSans*2, Cantarell*2,
-        Droid Sans, TeX Gyre Heros, TeX Gyre Adventor, URW Gothic, Andika, Dosis, Gillius ADF, Ikarius ADF Std, Libris ADF Std, Universalis ADF Std,
-        Verana Sans, Veranda, Aerial, Junction, Comic Neue, Comfortaa, Jura, Play, Quicksand, League Spartan, NanumGothic, NanumBarunGothic, M PLUS 1, M PLUS 2,
+        TeX Gyre Heros, TeX Gyre Adventor, URW Gothic, Andika, Dosis, Gillius ADF, Ikarius ADF Std, Libris ADF Std, Universalis ADF Std,
+        Verana Sans, Veranda, Junction, Comic Neue, Comfortaa, Jura, Play, Quicksand, League Spartan, NanumGothic, NanumBarunGothic, M PLUS 1, M PLUS 2,
         Laksaman, Garuda, Loma, Waree, Tuffy, Linux Biolinum O, CMU Sans Serif, CMU Bright, Averia Sans GWF, GFS Neohellenic, okolaks,
         Tiresias Infofont, Tiresias PCfont, Tiresias LPfont, Dustismo, Latin Modern Sans, Noto Sans Display, Switzera ADF
-narrow: Liberation Sans Narrow*2, Nimbus Sans Narrow*2, Roboto Condensed, Yanone Kaffeesatz, Open Sans Condensed, Gillius ADF No2
+narrow: Liberation Sans Narrow*2, Nimbus Sans Narrow*2, Roboto Condensed, Yanone Kaffeesatz, Gillius ADF No2
 serif:  Liberation Serif*6, DejaVu Serif*4, Tinos*2, Noto Serif*2, Caladea*3, Nimbus Roman*2, FreeSerif*2, C059*2, P052*2, URW Bookman*2, EB Garamond,
         Linux Libertine O*2, Cardo, Charis SIL, Doulos SIL, Gentium, Gentium Plus, Gentium Book Plus, GFS Artemisia, GFS Didot, STIX, STIXGeneral, Old Standard TT,
-        Libertinus Serif, CMU Serif, CMU Concrete, Fanwood Text, Linden Hill, Prociono, Tribun ADF Std, Romande ADF Std, Baskervald ADF Std,
+        CMU Serif, CMU Concrete, Fanwood Text, Linden Hill, Prociono, Tribun ADF Std, Romande ADF Std, Baskervald ADF Std,
         Accanthis ADF Std, Berenis ADF Pro, Mekanus ADF Std, Yrsa, Rasa, Averia Serif GWF, Junicode Two Beta, TeX Gyre Schola, TeX Gyre Termes, TeX Gyre Bonum,
         TeX Gyre Pagella, Latin Modern Roman, Caslon, Dustismo Roman, Tymes, Noto Serif Display, ElstobD
 mono:   Liberation Mono*6, DejaVu Sans Mono*5, Cousine*3, Nimbus Mono PS*2, FreeMono*2, Courier Prime*3, Noto Sans Mono*2, Noto Mono, Hack*2, JetBrains Mono*2,
         Fira Code*2, mononoki, Anonymous Pro, Fantasque Sans Mono, Monoid, Hermit, Agave, M PLUS 1 Code, Mplus Code 60, CMU Typewriter Text, Tlwg Typewriter, Aerial Mono,
-        Courier Prime Code, OCR B*2, TeX Gyre Cursor, Linux Libertine Mono O, IBM 3270
+        Courier Prime Code, TeX Gyre Cursor, Linux Libertine Mono O, IBM 3270
 """
 _VAL = """
 sans:   Oxygen-Sans, PT Sans, Manrope, Sora
@@ -66,7 +66,7 @@ fonts-crosextra-caladea fonts-crosextra-carlito fonts-croscore fonts-dejavu-core
 fonts-elstob fonts-fantasque-sans fonts-fanwood fonts-firacode fonts-freefont-ttf fonts-georgewilliams fonts-gfs-artemisia fonts-gfs-didot
 fonts-gfs-neohellenic fonts-hack fonts-hermit fonts-inter fonts-jetbrains-mono fonts-junction fonts-junicode fonts-jura fonts-lato
 fonts-league-mono fonts-league-spartan fonts-liberation fonts-lindenhill fonts-linuxlibertine fonts-lmodern fonts-manrope fonts-monoid
-fonts-mononoki fonts-mplus fonts-nanum fonts-noto-core fonts-noto-mono fonts-ocr-b fonts-okolaks fonts-oldstandard fonts-open-sans fonts-paratype
+fonts-mononoki fonts-mplus fonts-nanum fonts-noto-core fonts-noto-mono fonts-okolaks fonts-oldstandard fonts-open-sans fonts-paratype
 fonts-play fonts-prociono fonts-quicksand fonts-roboto-fontface fonts-roboto-unhinted fonts-sil-andika fonts-sil-charis fonts-sil-doulos
 fonts-sil-gentium fonts-sil-gentiumplus fonts-sora fonts-stix fonts-summersby fonts-texgyre fonts-tiresias fonts-tlwg-garuda-ttf
 fonts-tlwg-laksaman-ttf fonts-tlwg-loma-ttf fonts-tlwg-typewriter-ttf fonts-tlwg-waree-ttf fonts-tuffy fonts-urw-base35 fonts-vollkorn
@@ -108,9 +108,7 @@ def _parse(table: str, split: str) -> Iterator[Family]:
 
 
 FAMILIES: dict[str, Family] = {
-    family.name: family
-    for table, split in ((_TRAIN, "train"), (_VAL, "val"), (_HELDOUT, "heldout"))
-    for family in _parse(table, split)
+    family.name: family for table, split in ((_TRAIN, "train"), (_VAL, "val"), (_HELDOUT, "heldout")) for family in _parse(table, split)
 }
 
 
@@ -118,7 +116,13 @@ def font_folders() -> list[Path]:
     """Where fonts are looked for: the package, `FASTVLM_FONTS` (folders joined as in PATH), and the system's folders."""
     named = [Path(folder) for folder in os.environ.get("FASTVLM_FONTS", "").split(os.pathsep) if folder]
     home = Path.home()
-    system = [Path("/usr/share/fonts"), Path("/usr/local/share/fonts"), home / ".fonts", home / ".local/share/fonts"]
+    system = [
+        Path("/usr/share/fonts"),
+        Path("/usr/local/share/fonts"),
+        Path("/usr/share/texmf/fonts/opentype/public"),
+        home / ".fonts",
+        home / ".local/share/fonts",
+    ]
     if sys.platform == "darwin":
         system += [Path("/Library/Fonts"), home / "Library/Fonts"]
     return [SHIPPED, *named, *system]

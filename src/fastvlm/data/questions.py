@@ -60,12 +60,12 @@ FIELDS: dict[str, Field] = {
     # Numbers
     "invoice_number": _field("Invoice no. | Invoice number | Invoice # | Invoice No | Invoice | Inv. no. | Number | Bill no. | Invoice ID", "invoice number | number of the invoice | invoice no. | invoice ID | bill number", "Which invoice is this? | What number does the invoice have? | Invoice number? | What is the number of this invoice?"),
     "order_number": _field("Order no. | Order number | Order # | PO number | Your order | Purchase order | Order ID | PO", "order number | purchase order number | number of the order | order ID", "Which order is it for? | What number does the order have?"),
-    "customer_number": _field("Customer no. | Customer ID | Account no. | Client no. | Customer number | Client ID", "customer number | customer ID | client number | account number", "What number does the customer have?"),
+    "customer_number": _field("Customer no. | Customer ID | Account no. | Client no. | Customer number | Client ID", "customer number | customer ID | client number", "What number does the customer have?"),
     "receipt_number": _field("Receipt no. | Receipt # | Trans. no. | Receipt | Ticket | Check # | Bon | Slip no. | Transaction", "receipt number | number of the receipt | transaction number | receipt no.", "Which receipt is this? | What number does the receipt have?"),
     "reference": _field("Reference | Our ref. | Ref. | Ref | Your ref. | Reference no. | Our reference | File no. | Case no.", "reference | reference number | ref. number | file number", "What reference should be quoted? | Which reference is given?"),
     "form_number": _field("Form | Form no. | Form number | Application no. | File number | Request no. | Case number", "form number | application number | file number | number of the form", "Which form is it?"),
     "id_number": _field("ID | ID no. | ID number | Card no. | No. | Number | Personal no. | Licence no. | Member no. | Employee ID | Staff no. | Student ID", "ID number | card number | number of the card | ID | identification number", "What number does the card have? | Which ID is printed on the card?"),
-    "iban": _field("IBAN | Account | Bank account | Account number", "IBAN | bank account | account number", "Which account should the money go to? | Where should the money be sent? | To which account is it paid?"),
+    "iban": _field("IBAN | Account | Bank account | Account number", "IBAN | bank account", "Which account should the money go to? | Where should the money be sent? | To which account is it paid?"),
     "vat_id": _field("VAT ID | VAT no. | Tax ID | VAT reg. no. | Tax no. | VAT", "VAT ID | tax number | VAT number | tax ID", "What is the seller's tax number?"),
     "table_number": _field("Table | Table no. | Tbl", "table number | table", "Which table was it? | At which table did they sit?"),
     "till": _field("Till | Register | POS | Terminal | Lane", "till | register | till number | terminal", "Which till was it?"),
@@ -92,7 +92,7 @@ FIELDS: dict[str, Field] = {
     "cashier": _field("Cashier | Served by | Server | Operator | Clerk | Staff | Your host", "cashier | server | person who served", "Who served the customer? | Who was at the till? | Who was the cashier?"),
     "contact": _field("Contact | Contact person | Your contact | Prepared by | Sales rep | Agent", "contact person | contact | contact name", "Who should be contacted? | Who can be asked? | Who prepared it?"),
     "address": _field("Address | Street | Street address | Home address | Address line 1", "address | street address | street", "Where is it? | Where does the person live? | At what address? | What is the address? | Which street is it in?"),
-    "city": _field("City | Town | Town / City | City/Town | Place", "city | town | place", "Which city is it? | In which town? | What town is given? | Where does it take place?"),
+    "city": _field("City | Town | Town / City | City/Town | Place", "city | town | place", "Which city is it? | In which town? | What town is given?"),
     "postcode": _field("Postcode | ZIP | ZIP code | Postal code | Post code", "postcode | ZIP code | postal code", "What is the ZIP?"),
     "country": _field("Country | Country of residence | Land", "country", "Which country is it? | In which country?"),
     "nationality": _field("Nationality | Citizenship | Citizen of", "nationality | citizenship", "Which nationality is given? | What country is the person from?"),
@@ -150,21 +150,52 @@ _ASK_LINE = (
     "What does line {n} say?", "Read line {n}.", "What is written in line {n}?", "What is on line {n}?", "Give line {n}.", "Transcribe line {n}.", "What is the {nth} line?", "Read the {nth} line.",
     "What does the {nth} line say?", "What is written in the {nth} line?", "Give me the text of line {n}.", "What stands in the {nth} line?", "Text of line {n}?", "Line {n}?", "What is the text in the {nth} row?",
 )  # fmt: skip
-_ASK_LAST_LINE = ("What does the last line say?", "Read the last line.", "What is the last line?", "What is written at the bottom?", "What is the text at the very end?", "What stands in the last line?")
-_ASK_FIRST_LINE = ("What does the first line say?", "Read the first line.", "What is written at the top?", "What is the first line?", "What is the text at the top?", "How does the text begin?")
+_ASK_LAST_LINE = (
+    "What does the last line say?",
+    "Read the last line.",
+    "What is the last line?",
+    "What is written at the bottom?",
+    "What is the text at the very end?",
+    "What stands in the last line?",
+)
+_ASK_FIRST_LINE = (
+    "What does the first line say?",
+    "Read the first line.",
+    "What is written at the top?",
+    "What is the first line?",
+    "What is the text at the top?",
+    "How does the text begin?",
+)
 ASK_TRANSCRIPTION = (
     "Transcribe the text.", "Read the text.", "Read all the text in the picture.", "What does it say?", "What is written here?", "Transcribe all text.", "Write down all the text.", "Give the full text.",
     "What is the text in this image?", "Transcribe the document.", "Read everything.", "Copy out the text.", "Type out the whole text.", "OCR this image.", "Extract all text.", "Return all the text in the image.",
     "Please transcribe this page.", "What text does the picture contain?", "Full transcription, please.", "Read this document aloud.", "Perform OCR.", "Convert the picture to text.", "Text?", "Transcribe.",
     "Write out all the words in the image.", "Give me the text, line by line.", "Transcribe the image line by line.", "What does this page say?", "Extract the text from the image.", "Read the whole page.",
 )  # fmt: skip
-_ASK_LINE_COUNT = ("How many lines of text are there?", "How many lines does the text have?", "Count the lines of text.", "How many lines are written here?", "Number of lines?")
+_ASK_LINE_COUNT = (
+    "How many lines of text are there?",
+    "How many lines does the text have?",
+    "Count the lines of text.",
+    "How many lines are written here?",
+    "Number of lines?",
+)
 _ASK_IS = (
     "Is the {name} {value}?", "Is {value} the {name}?", "Does the document say that the {name} is {value}?", "Is it true that the {name} is {value}?", "The {name} is {value}. Is that right?", "Does it give {value} as the {name}?",
     "Is the printed {name} {value}?", "Yes or no: the {name} is {value}?",
 )  # fmt: skip
-_ASK_HAS = ('Does "{word}" appear in the text?', 'Is the word "{word}" in the picture?', 'Can you see "{word}"?', 'Does it mention "{word}"?', 'Is "{word}" written here?')
-_ASK_AFTER = ('Which word comes after "{word}"?', 'What comes right after "{word}"?', 'What follows "{word}"?', 'What is the next word after "{word}"?')
+_ASK_HAS = (
+    'Does "{word}" appear in the text?',
+    'Is the word "{word}" in the picture?',
+    'Can you see "{word}"?',
+    'Does it mention "{word}"?',
+    'Is "{word}" written here?',
+)
+_ASK_AFTER = (
+    'Which word comes after "{word}"?',
+    'What comes right after "{word}"?',
+    'What follows "{word}"?',
+    'What is the next word after "{word}"?',
+)
 _ASK_JSON = (
     "Give the fields as JSON.", "Extract the fields as JSON.", "Return the key information as JSON.", "Turn the document into JSON.", "Extract all fields and answer in JSON.", "Output the document's data as JSON.",
     "Give all the information as a JSON object.", "Parse this into JSON.", "JSON, please.", "Read the document and return JSON.",
@@ -172,7 +203,14 @@ _ASK_JSON = (
 _ASK_JSON_KEYS = (
     "Extract {keys} as JSON.", "Return JSON with the keys {keys}.", "Give {keys} as JSON.", "Answer in JSON with the keys {keys}.", "Fill in this JSON: {skeleton}", "Read {keys} and return a JSON object.",
 )  # fmt: skip
-_ASK_TABLE = ("Give the table as CSV.", "Return the table in CSV format.", "Write the table as comma separated values.", "Extract the table as CSV.", "Transcribe the table as CSV.", "Convert the table to CSV.")
+_ASK_TABLE = (
+    "Give the table as CSV.",
+    "Return the table in CSV format.",
+    "Write the table as comma separated values.",
+    "Extract the table as CSV.",
+    "Transcribe the table as CSV.",
+    "Convert the table to CSV.",
+)
 
 _NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
 
@@ -216,7 +254,12 @@ def _vary(rng: random.Random, question: str) -> str:
 
 
 def ask_about(
-    rng: random.Random, truth: GroundTruth, fields: dict[str, str], labels: dict[str, str], tables: Sequence[Sequence[Sequence[str]]], numbered_lines: bool = True
+    rng: random.Random,
+    truth: GroundTruth,
+    fields: dict[str, str],
+    labels: dict[str, str],
+    tables: Sequence[Sequence[Sequence[str]]],
+    numbered_lines: bool = True,
 ) -> list[QA]:
     """Questions that every kind has: fields, lines, words, counts, yes or no, JSON, tables, transcription.
 
@@ -289,7 +332,9 @@ def _ask_yes_no(rng: random.Random, values: Sequence[tuple[str, str]]) -> list[Q
 
 def wrong_value(rng: random.Random, value: str) -> str:
     """A value that looks like this one and is not: digits changed, or letters where there are none."""
-    places = [i for i, character in enumerate(value) if character.isdigit()] or [i for i, character in enumerate(value) if character.isalpha()]
+    places = [i for i, character in enumerate(value) if character.isdigit()] or [
+        i for i, character in enumerate(value) if character.isalpha()
+    ]
     changed = list(value)
     for i in rng.sample(places, min(len(places), rng.randint(2, 4))):
         if value[i].isdigit():

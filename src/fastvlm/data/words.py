@@ -61,6 +61,11 @@ def _halves(name: str, split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 @functools.cache
+def countries(split: str) -> tuple[str, ...]:
+    return tuple(country for country in COUNTRIES if split_of(country) == split)
+
+
+@functools.cache
 def content_words(split: str) -> tuple[str, ...]:
     """English words of a split, without the function words that all splits share."""
     return tuple(word for word in read_list("english") if word not in FUNCTION_WORDS and split_of(word) == split)
@@ -216,7 +221,7 @@ class Writer:
         """A grammatical sentence, as letters and articles have them; it need not make sense."""
         rng = self.rng
         text = rng.choice(_SENTENCES)(self)
-        return text[0].upper() + text[1:] + rng.choices([".", "!"], [95, 5])[0]
+        return text[0].upper() + text[1:].rstrip(".") + rng.choices([".", "!"], [95, 5])[0]
 
     def of_class(self, name: str) -> str:
         return self.rng.choice(self.classes[name])
@@ -306,11 +311,33 @@ class Writer:
         rng = self.rng
         if rng.random() < 0.6:
             return rng.choice(entries("cities", self.split))
-        return self.place() + rng.choice(["ton", "ville", "field", "ford", "bury", "port", "mouth", "ham", "stead", "worth", "burg", " Falls", " Bay", " Hill"])
+        return self.place() + rng.choice(
+            ["ton", "ville", "field", "ford", "bury", "port", "mouth", "ham", "stead", "worth", "burg", " Falls", " Bay", " Hill"]
+        )
 
     def street(self) -> str:
         rng = self.rng
-        ending = rng.choice(["Street", "Road", "Avenue", "Lane", "Drive", "Way", "Close", "Court", "Square", "St", "Rd", "Ave", "St.", "Blvd", "Place", "Terrace", "Row"])
+        ending = rng.choice(
+            [
+                "Street",
+                "Road",
+                "Avenue",
+                "Lane",
+                "Drive",
+                "Way",
+                "Close",
+                "Court",
+                "Square",
+                "St",
+                "Rd",
+                "Ave",
+                "St.",
+                "Blvd",
+                "Place",
+                "Terrace",
+                "Row",
+            ]
+        )
         number = str(rng.randint(1, 400)) + rng.choice([""] * 12 + ["a", "b", "A", "C"])
         start = f"{number} {self.place()} {ending}"
         return start if rng.random() < 0.85 else f"{start}, {rng.choice(['Apt', 'Unit', 'Suite', 'Flat'])} {rng.randint(1, 99)}"
@@ -336,7 +363,7 @@ class Writer:
         return f"{self.postcode()} {self.city()}" if way < 0.75 else f"{self.city()}, {self.postcode()}"
 
     def country(self) -> str:
-        return self.rng.choice(COUNTRIES)
+        return self.rng.choice(countries(self.split))
 
     def phone(self) -> str:
         rng = self.rng
@@ -351,17 +378,19 @@ class Writer:
     def product(self) -> str:
         """Something that a shop sells, sometimes with a word or a size."""
         rng = self.rng
-        text = self._goods("products")
+        text = self.goods("products")
         if rng.random() < 0.25:
             text = f"{self.of_class('adjective')} {text}"
         if rng.random() < 0.25:
-            text += " " + rng.choice(["500g", "1kg", "250 ml", "1L", "2L", "330ml", "6 pk", "x4", "100g", "750ml", "12pk", "small", "large", "XL"])
+            text += " " + rng.choice(
+                ["500g", "1kg", "250 ml", "1L", "2L", "330ml", "6 pk", "x4", "100g", "750ml", "12pk", "small", "large", "XL"]
+            )
         return text
 
     def service(self) -> str:
         """Something that a company sells to another."""
         rng = self.rng
-        text = self._goods("services")
+        text = self.goods("services")
         way = rng.random()
         if way < 0.2:
             return f"{self.of_class('adjective')} {text}"
@@ -371,7 +400,7 @@ class Writer:
             return f"{text} for {self.of_class('other')}"
         return text
 
-    def _goods(self, name: str) -> str:
+    def goods(self, name: str) -> str:
         """An entry of a list of goods, or two words of its entries joined anew."""
         rng = self.rng
         if rng.random() < 0.5:
@@ -448,12 +477,16 @@ def _ordinal(day: int) -> str:
 
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-COUNTRIES = """
+COUNTRIES = (
+    """
 Argentina, Australia, Austria, Belgium, Brazil, Bulgaria, Canada, Chile, China, Colombia, Croatia, Cyprus, Denmark, Egypt, Estonia, Finland, France, Germany, Ghana, Greece,
 Hungary, Iceland, India, Indonesia, Ireland, Israel, Italy, Japan, Kenya, Latvia, Lithuania, Luxembourg, Malaysia, Malta, Mexico, Morocco, Netherlands, New Zealand, Nigeria,
 Norway, Peru, Philippines, Poland, Portugal, Romania, Serbia, Singapore, Slovakia, Slovenia, South Africa, South Korea, Spain, Sweden, Switzerland, Thailand, Turkey, Ukraine,
 United Kingdom, United States, Uruguay, Vietnam
-""".replace("\n", " ").strip().split(", ")
+""".replace("\n", " ")
+    .strip()
+    .split(", ")
+)
 
 _DATE_FORMATS: tuple[Callable[[datetime.date], str], ...] = (
     lambda d: d.strftime("%d/%m/%Y"),

@@ -4,13 +4,16 @@
     flow.line("Invoice", flow.style(1.6, bold=True))
     flow.pair("Date", "4 May 2025")
     flow.table(header, rows, aligns)
+
+Lengths are pixels of the page.
 """
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from fastvlm.data import canvas
-from fastvlm.data.canvas import Color, PageFull, Style
+from fastvlm.data.canvas import Color, PageFull, Style, random_color
 from fastvlm.data.documents import Sheet
 
 ASCENT = 0.8  # share of a line's size above the baseline
@@ -28,7 +31,7 @@ class Flow:
     def width(self) -> float:
         return self.right - self.left
 
-    def style(self, scale: float = 1.0, **options: object) -> Style:
+    def style(self, scale: float = 1.0, **options: Any) -> Style:
         return self.page.style(scale, **options)
 
     def step(self, style: Style | None = None) -> float:
@@ -84,7 +87,13 @@ class Flow:
         self.y += gap * self.body.size_px + thickness
 
     def pair(
-        self, label: str, value: str, manner: str = "colon", style: Style | None = None, value_style: Style | None = None, tab: float | None = None
+        self,
+        label: str,
+        value: str,
+        manner: str = "colon",
+        style: Style | None = None,
+        value_style: Style | None = None,
+        tab: float | None = None,
     ) -> None:
         """A label and its value.
 
@@ -143,7 +152,9 @@ class Flow:
         elif look == "line":
             page.horizontal_rule(left, right, self.y + height)
         else:
-            page.frame(left, self.y, right, self.y + height, max(1.0, style.size_px / 16), radius=0.2 * height if look == "rounded" else 0.0)
+            page.frame(
+                left, self.y, right, self.y + height, max(1.0, style.size_px / 16), radius=0.2 * height if look == "rounded" else 0.0
+            )
         pad = (0.45 if look != "line" else 0.1) * style.size_px
         shown = page.shrink(value, style, right - left - 2 * pad)
         page.text(left + pad, self.y + height / 2 + shown.cap_height_px / 2, value, shown)
@@ -166,10 +177,22 @@ class Flow:
             if checked and look == "fill":
                 page.fill(x + 0.22 * side, baseline - 0.78 * side, x + 0.78 * side, baseline - 0.22 * side, style.color)
             elif checked and look == "cross":
-                page.draw.line((x + 0.15 * side, baseline - 0.85 * side, x + 0.85 * side, baseline - 0.15 * side), fill=style.color, width=round(thickness))
-                page.draw.line((x + 0.15 * side, baseline - 0.15 * side, x + 0.85 * side, baseline - 0.85 * side), fill=style.color, width=round(thickness))
+                page.draw.line(
+                    (x + 0.15 * side, baseline - 0.85 * side, x + 0.85 * side, baseline - 0.15 * side),
+                    fill=style.color,
+                    width=round(thickness),
+                )
+                page.draw.line(
+                    (x + 0.15 * side, baseline - 0.15 * side, x + 0.85 * side, baseline - 0.85 * side),
+                    fill=style.color,
+                    width=round(thickness),
+                )
             elif checked:
-                points = [(x + 0.15 * side, baseline - 0.5 * side), (x + 0.42 * side, baseline - 0.18 * side), (x + 0.9 * side, baseline - 0.95 * side)]
+                points = [
+                    (x + 0.15 * side, baseline - 0.5 * side),
+                    (x + 0.42 * side, baseline - 0.18 * side),
+                    (x + 0.9 * side, baseline - 0.95 * side),
+                ]
                 page.draw.line(points, fill=style.color, width=round(thickness * 1.4))
         end = x + side + 0.4 * style.size_px
         return end + page.text(end, baseline, label, style)
@@ -298,7 +321,11 @@ def logo(sheet: Sheet, x: float, y: float, side: float) -> None:
         page.draw.polygon([(x, y + side), (x + side / 2, y), (x + side, y + side)], fill=color)
     else:
         page.rounded(x, y, x + side, y + side, side * 0.2, color)
-        page.draw.line((x + side * 0.2, y + side * 0.7, x + side * 0.5, y + side * 0.3, x + side * 0.8, y + side * 0.7), fill=page.paper, width=max(1, round(side / 8)))
+        page.draw.line(
+            (x + side * 0.2, y + side * 0.7, x + side * 0.5, y + side * 0.3, x + side * 0.8, y + side * 0.7),
+            fill=page.paper,
+            width=max(1, round(side / 8)),
+        )
 
 
 def barcode(sheet: Sheet, x0: float, x1: float, y0: float, y1: float) -> None:
@@ -315,10 +342,10 @@ def barcode(sheet: Sheet, x0: float, x1: float, y0: float, y1: float) -> None:
 def portrait(sheet: Sheet, x0: float, y0: float, x1: float, y1: float) -> None:
     """Head and shoulders on a plain ground, where a photograph would be."""
     page, rng = sheet.page, sheet.rng
-    ground = tuple(rng.randint(150, 230) for _ in range(3))
+    ground = random_color(rng, 150, 230)
     skin = rng.choice([(241, 205, 178), (222, 176, 140), (176, 125, 90), (120, 80, 56)])
     hair = rng.choice([(40, 28, 20), (90, 60, 30), (170, 130, 70), (120, 120, 120)])
-    coat = tuple(rng.randint(20, 170) for _ in range(3))
+    coat = random_color(rng, 20, 170)
     w, h = x1 - x0, y1 - y0
     page.fill(x0, y0, x1, y1, ground)
     page.draw.ellipse((x0 + 0.27 * w, y0 + 0.12 * h, x0 + 0.73 * w, y0 + 0.62 * h), fill=hair)
@@ -328,7 +355,18 @@ def portrait(sheet: Sheet, x0: float, y0: float, x1: float, y1: float) -> None:
 
 
 def pick_labels(rng: random.Random, labels: dict[str, Sequence[str]], case: str | None = None) -> dict[str, str]:
-    """One printed label a key, all in one case."""
+    """One printed label a key, all in one case, no two alike where that can be."""
     case = case or rng.choice(["as is", "as is", "as is", "upper", "title", "lower"])
-    change = {"as is": str, "upper": str.upper, "title": str.title, "lower": str.lower}[case]
-    return {key: change(rng.choice(list(choices))) for key, choices in labels.items()}
+    picked: dict[str, str] = {}
+    taken: set[str] = set()
+    for key, choices in labels.items():
+        free = [label for label in choices if label.lower() not in taken] or list(choices)
+        label = rng.choice(free)
+        taken.add(label.lower())
+        picked[key] = in_case(label, case)
+    return picked
+
+
+def in_case(text: str, case: str) -> str:
+    """The text "as is", in "upper", "lower" or "title" case."""
+    return text.upper() if case == "upper" else text.lower() if case == "lower" else text.title() if case == "title" else text

@@ -51,7 +51,12 @@ def draw(sheet: Sheet) -> None:
     small = flow.style(0.85, color=mix(page.ink, page.paper, 0.3))
     bold = flow.style(rng.choice([1.0, 1.15]), bold=True)
     groups = {
-        "airline": (("passenger", "booking_reference"), ("origin", "destination"), ("flight", "date", "boarding_time"), ("gate", "seat", "travel_class")),
+        "airline": (
+            ("passenger", "booking_reference"),
+            ("origin", "destination"),
+            ("flight", "date", "boarding_time"),
+            ("gate", "seat", "travel_class"),
+        ),
         "strip": (("passenger",), ("origin", "destination", "flight"), ("date", "departure_time", "gate", "seat")),
         "printed": (("passenger", "flight"), ("origin", "destination"), ("date", "boarding_time", "gate", "seat")),
         "rail": (("passenger", "travel_class"), ("origin", "departure_time"), ("destination", "seat"), ("date", "booking_reference")),
@@ -63,8 +68,17 @@ def draw(sheet: Sheet) -> None:
         width = flow.width / len(group)
         shown = [page.shrink(values[key], bold, width * 0.93) for key in group]
         style = min(shown, key=lambda s: s.size_px)
-        flow.cells([(flow.left + i * width, "l", label[key]) for i, key in enumerate(group)], min((page.shrink(label[key], small, width * 0.93) for key in group), key=lambda s: s.size_px))
+        flow.cells(
+            [(flow.left + i * width, "l", label[key]) for i, key in enumerate(group)],
+            min((page.shrink(label[key], small, width * 0.93) for key in group), key=lambda s: s.size_px),
+        )
         flow.cells([(flow.left + i * width, "l", sheet.field(key, values[key], label[key])) for i, key in enumerate(group)], style)
         flow.space(0.25)
     if flow.bottom - flow.y > 2 * flow.body.size_px:
-        barcode(sheet, flow.left, flow.left + flow.width * rng.uniform(0.4, 0.9), flow.y + 2, min(flow.bottom, flow.y + rng.uniform(2, 4) * flow.body.size_px))
+        barcode(
+            sheet,
+            flow.left,
+            flow.left + flow.width * rng.uniform(0.4, 0.9),
+            flow.y + 2,
+            min(flow.bottom, flow.y + rng.uniform(2, 4) * flow.body.size_px),
+        )

@@ -1,8 +1,10 @@
 """Forms that were filled in: labels with values, boxes to tick, sections; known fields and made-up ones."""
 
+from typing import Any
+
 from fastvlm.data.canvas import Style, mix
 from fastvlm.data.documents import Sheet
-from fastvlm.data.kinds._parts import Flow, contrast, margins, pick_labels
+from fastvlm.data.kinds._parts import Flow, contrast, in_case, margins, pick_labels
 from fastvlm.data.questions import FIELDS
 
 ASPECT = (0.62, 1.4)
@@ -16,7 +18,7 @@ LAYOUTS = {
     "heldout": ("registration", "declaration"),
 }
 # manner: how a field is set. columns: side by side. sections: headings between groups. head: how the title stands.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"manner": "underlined", "columns": 1, "sections": "bold", "head": "m"},
     "web": {"manner": "boxed", "columns": 1, "sections": "none", "head": "l"},
     "web-left": {"manner": "box-right", "columns": 1, "sections": "bold", "head": "l"},
@@ -36,7 +38,24 @@ _TITLES = (
     "Change of address", "Claim form", "Delivery note", "Visitor record", "{place} {trade}", "Inspection report", "Enrolment form", "Survey", "Job application", "Booking form", "Declaration", "Contact details", "Questionnaire",
     "Application form", "Form {code}", "Service request", "Damage report", "Leave request", "Expense claim", "Equipment loan",
 )  # fmt: skip
-_SECTIONS = ("Personal details", "Contact", "Details", "Part A", "Part B", "1. Applicant", "2. Details", "Section 1", "Section 2", "General", "Further information", "Your details", "About you", "Other", "Data", "Additional")
+_SECTIONS = (
+    "Personal details",
+    "Contact",
+    "Details",
+    "Part A",
+    "Part B",
+    "1. Applicant",
+    "2. Details",
+    "Section 1",
+    "Section 2",
+    "General",
+    "Further information",
+    "Your details",
+    "About you",
+    "Other",
+    "Data",
+    "Additional",
+)
 _YES_NO = (
     "Member", "Smoker", "Insured", "Newsletter", "New customer", "Student", "Urgent", "Retired", "Married", "Allergies", "Car owner", "Full time", "Remote", "Terms accepted", "First visit", "Invoice needed", "Parking", "Vegetarian",
     "Returning", "Own risk", "Gift", "Express", "Confidential", "Volunteer",
@@ -49,7 +68,11 @@ def _values(sheet: Sheet) -> dict[str, tuple[str, str]]:
     first, last = writer.first_name(), writer.last_name()
     case = rng.choice(["as is", "as is", "title", "upper", "lower"])
     label = pick_labels(rng, {key: FIELDS[key].labels for key in FIELDS}, case)
-    birth = f"{rng.randint(1, 28):02}/{rng.randint(1, 12):02}/{rng.randint(1935, 2010)}" if rng.random() < 0.3 else writer.print_date(writer.day())
+    birth = (
+        f"{rng.randint(1, 28):02}/{rng.randint(1, 12):02}/{rng.randint(1935, 2010)}"
+        if rng.random() < 0.3
+        else writer.print_date(writer.day())
+    )
     makers = {
         "date_of_birth": lambda: birth, "email": writer.email, "phone": writer.phone, "address": writer.street, "city": writer.city, "postcode": writer.postcode, "country": writer.country, "nationality": writer.country,
         "occupation": lambda: writer.trade().rstrip("s") + " " + rng.choice(["worker", "manager", "clerk", "assistant", "engineer"]), "employer": writer.company, "department": writer.trade, "date": writer.date,
@@ -64,13 +87,21 @@ def _values(sheet: Sheet) -> dict[str, tuple[str, str]]:
     for key in rng.sample(list(makers), rng.randint(5, 16)):
         chosen[key] = makers[key]()
     out = {key: (label[key], value) for key, value in chosen.items()}
-    change = {"as is": str, "upper": str.upper, "title": str.title, "lower": str.lower}[case]
     for _ in range(rng.randint(0, 5)):
         # A field that nobody knows: a label of random words, any value.
         words = [writer.of_class(rng.choice(["noun", "other", "adjective"])) for _ in range(rng.randint(1, 2))]
         name = " ".join(words).capitalize()
-        value = rng.choice([writer.code, writer.number, lambda: writer.of_class("other"), lambda: f"{writer.of_class('adjective')} {writer.of_class('noun')}", writer.name, writer.date])()
-        out["_".join(words)] = (change(name), " ".join(value.split()))
+        value = rng.choice(
+            [
+                writer.code,
+                writer.number,
+                lambda: writer.of_class("other"),
+                lambda: f"{writer.of_class('adjective')} {writer.of_class('noun')}",
+                writer.name,
+                writer.date,
+            ]
+        )()
+        out["_".join(words)] = (in_case(name, case), " ".join(value.split()))
     return out
 
 
@@ -94,7 +125,23 @@ def draw(sheet: Sheet) -> None:
     else:
         flow.line(title, big, look["head"])
         if rng.random() < 0.3 and flow.room() > 14:
-            flow.line(page.fit(rng.choice(["Please complete all fields.", "Please print clearly.", "Fields marked * are required.", "To be filled in by the applicant.", writer.plain_sentence()]), flow.body, flow.width) or title, anchor=look["head"])
+            flow.line(
+                page.fit(
+                    rng.choice(
+                        [
+                            "Please complete all fields.",
+                            "Please print clearly.",
+                            "Fields marked * are required.",
+                            "To be filled in by the applicant.",
+                            writer.plain_sentence(),
+                        ]
+                    ),
+                    flow.body,
+                    flow.width,
+                )
+                or title,
+                anchor=look["head"],
+            )
         if rng.random() < 0.4:
             flow.rule(1.0)
         flow.space(0.4)
@@ -143,7 +190,9 @@ def draw(sheet: Sheet) -> None:
         if page.measure(f"Date: {day}  Signature", flow.body) * 1.3 < flow.width:
             flow.y += 0.4 * flow.step()
             baseline = flow.baseline(flow.body)
-            page.text(flow.left, baseline, f"{'Date' if rng.random() < 0.7 else 'Signed on'}: {sheet.field('signature_date', day)}", flow.body)
+            page.text(
+                flow.left, baseline, f"{'Date' if rng.random() < 0.7 else 'Signed on'}: {sheet.field('signature_date', day)}", flow.body
+            )
             x = flow.left + flow.width * 0.55
             end = x + page.text(x, baseline, "Signature:", flow.body)
             page.horizontal_rule(end + 4, flow.right, baseline + 2)
@@ -155,7 +204,9 @@ def draw(sheet: Sheet) -> None:
     sheet.ask(rng.choice(_ASK_COUNT), str(len(printed)), "count")
 
 
-def _set_fields(sheet: Sheet, flow: Flow, group: list, look: dict, colon: str, label_style: Style, value_style: Style, reserved: float) -> list[str]:
+def _set_fields(
+    sheet: Sheet, flow: Flow, group: list, look: dict[str, Any], colon: str, label_style: Style, value_style: Style, reserved: float
+) -> list[str]:
     """Set as many fields as fit; returns their keys."""
     page, rng = sheet.page, sheet.rng
     manner = look["manner"]
@@ -180,7 +231,9 @@ def _set_fields(sheet: Sheet, flow: Flow, group: list, look: dict, colon: str, l
         gutter = 1.5 * flow.body.size_px
         width = (flow.width - gutter) / 2
         fitting = [
-            item for item in group if max(page.measure(item[1][0] + colon, label_style), page.measure(item[1][1], value_style)) < width - flow.body.size_px
+            item
+            for item in group
+            if max(page.measure(item[1][0] + colon, label_style), page.measure(item[1][1], value_style)) < width - flow.body.size_px
         ]
         each = flow.step(label_style) + (flow.body.size_px * 2.2 if manner == "boxed" else flow.step(value_style) + 0.3 * flow.body.size_px)
         for i in range(0, len(fitting), 2):
@@ -195,7 +248,12 @@ def _set_fields(sheet: Sheet, flow: Flow, group: list, look: dict, colon: str, l
                 printed.append(key)
             flow.y = max(ends)
         return printed
-    each = {"boxed": flow.step(label_style) + 2.2 * flow.body.size_px, "stacked": 2.2 * flow.step(), "underlined": 1.5 * flow.body.size_px, "box-right": 2.0 * flow.body.size_px}.get(manner, flow.step())
+    each = {
+        "boxed": flow.step(label_style) + 2.2 * flow.body.size_px,
+        "stacked": 2.2 * flow.step(),
+        "underlined": 1.5 * flow.body.size_px,
+        "box-right": 2.0 * flow.body.size_px,
+    }.get(manner, flow.step())
     labels = [page.measure(label + colon, label_style) for _, (label, _) in group]
     tab = flow.left + min(max(labels), flow.width * 0.42) + flow.body.size_px
     for key, (label, value) in group:

@@ -1,5 +1,7 @@
 """Identity, staff, student, member and library cards: a photograph, a name, numbers and dates."""
 
+from typing import Any
+
 from fastvlm.data.canvas import mix
 from fastvlm.data.documents import Sheet
 from fastvlm.data.kinds._parts import Flow, barcode, contrast, logo, pick_labels, portrait
@@ -16,7 +18,7 @@ LAYOUTS = {
     "heldout": ("campus", "visitor"),
 }
 # photo: its side. head: how the issuer stands. manner: how fields are set.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "photo-left": {"photo": "l", "head": "banner", "manner": "colon"},
     "photo-right": {"photo": "r", "head": "plain", "manner": "stacked"},
     "banner": {"photo": "l", "head": "banner", "manner": "stacked"},
@@ -46,7 +48,12 @@ def draw(sheet: Sheet) -> None:
     if rng.random() < 0.3:
         _guilloche(sheet)
     flow = Flow(sheet, margin, page.width - margin, top, page.height - top * 0.5, spacing=rng.uniform(1.15, 1.45))
-    organization = sheet.field("organization", writer.company() if rng.random() < 0.7 else f"{writer.city()} {rng.choice(['University', 'College', 'Hospital', 'Library', 'School', 'Club'])}")
+    organization = sheet.field(
+        "organization",
+        writer.company()
+        if rng.random() < 0.7
+        else f"{writer.city()} {rng.choice(['University', 'College', 'Hospital', 'Library', 'School', 'Club'])}",
+    )
     title = sheet.field("title", rng.choice(_TITLES))
     big = flow.style(rng.uniform(1.0, 1.5), bold=rng.random() < 0.8, heading=True)
     colors = page.ink
@@ -57,7 +64,11 @@ def draw(sheet: Sheet) -> None:
     flow.line(organization, big.colored(colors), "l" if sheet.look("head_left", [0, 1]) else "m")
     if look["head"] == "stripe":
         flow.space(0.2)
-    flow.line(title, flow.style(1.0, bold=rng.random() < 0.4).colored(colors if look["head"] == "banner" else page.ink), "l" if sheet.look("head_left", [0, 1]) else "m")
+    flow.line(
+        title,
+        flow.style(1.0, bold=rng.random() < 0.4).colored(colors if look["head"] == "banner" else page.ink),
+        "l" if sheet.look("head_left", [0, 1]) else "m",
+    )
     flow.space(0.5)
 
     # Photograph
@@ -103,14 +114,27 @@ def draw(sheet: Sheet) -> None:
             flow.space(0.2)
             continue
         shown = f"{i + 1}. {label[key]}" if manner == "numbered" else label[key]
-        room = flow.width if manner == "stacked" else flow.right - max(tab if manner == "tab" else 0, flow.left + page.measure(shown + ":", label_style) + flow.body.size_px)
+        room = (
+            flow.width
+            if manner == "stacked"
+            else flow.right - max(tab if manner == "tab" else 0, flow.left + page.measure(shown + ":", label_style) + flow.body.size_px)
+        )
         if page.measure(value, value_style) > room:
             continue
-        flow.pair(shown + (":" if manner in ("colon", "numbered") else ""), value, "colon" if manner == "numbered" else manner, label_style, value_style, tab=tab)
+        flow.pair(
+            shown + (":" if manner in ("colon", "numbered") else ""),
+            value,
+            "colon" if manner == "numbered" else manner,
+            label_style,
+            value_style,
+            tab=tab,
+        )
         sheet.field(key, value, label[key])
     if flow.bottom - flow.y > 1.8 * flow.body.size_px and rng.random() < 0.4 and look["photo"] != "l":
         barcode(sheet, flow.left, flow.left + flow.width * 0.7, flow.y + 3, flow.y + 1.5 * flow.body.size_px)
-    sheet.ask(rng.choice(("What kind of card is it?", "What sort of card is this?", "What is this card?", "Which card is it?")), title, "field")
+    sheet.ask(
+        rng.choice(("What kind of card is it?", "What sort of card is this?", "What is this card?", "Which card is it?")), title, "field"
+    )
 
 
 def _guilloche(sheet: Sheet) -> None:

@@ -1,5 +1,8 @@
 """Invoices and bills between companies: parties, numbers and dates, a table of goods and services, totals, how to pay."""
 
+import random
+from typing import Any
+
 from fastvlm.data.documents import Sheet
 from fastvlm.data.kinds._parts import TABLE_MANNERS, Flow, contrast, logo, margins, pick_labels
 from fastvlm.data.questions import FIELDS
@@ -15,7 +18,7 @@ LAYOUTS = {
     "heldout": ("studio", "workshop"),
 }
 # head: name of the seller and the word "Invoice". parties: how seller and buyer are set. meta: numbers and dates. totals: where the sums stand.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "classic": {"head": "left-right", "parties": "side", "meta": "colon", "totals": "right"},
     "modern": {"head": "title-first", "parties": "side", "meta": "strip", "totals": "right"},
     "banner": {"head": "banner", "parties": "side", "meta": "spread-right", "totals": "right"},
@@ -47,7 +50,20 @@ def draw(sheet: Sheet) -> None:
     label = pick_labels(rng, {key: FIELDS[key].labels for key in FIELDS})
     bold = flow.style(1.0, bold=True)
     small = flow.style(rng.choice([0.85, 1.0]))
-    word = rng.choice(["Invoice", "INVOICE", "Invoice", "Bill", "Tax invoice", "TAX INVOICE", "Proforma invoice", "Statement", "Credit note", "Sales invoice"])
+    word = rng.choice(
+        [
+            "Invoice",
+            "INVOICE",
+            "Invoice",
+            "Bill",
+            "Tax invoice",
+            "TAX INVOICE",
+            "Proforma invoice",
+            "Statement",
+            "Credit note",
+            "Sales invoice",
+        ]
+    )
     big = flow.style(rng.uniform(1.3, 2.2), bold=rng.random() < 0.7, heading=True, color=page.accent if rng.random() < 0.5 else None)
     seller = sheet.field("seller", writer.company())
     name_style = flow.style(rng.uniform(1.0, 1.5), bold=rng.random() < 0.8, heading=True)
@@ -100,7 +116,11 @@ def draw(sheet: Sheet) -> None:
     if flow.room() < 22:
         seller_lines = seller_lines[:2]
         sheet.fields = {key: value for key, value in sheet.fields.items() if key in ("seller", "address")}
-    buyer_lines = [sheet.field("customer", writer.company() if rng.random() < 0.6 else writer.name(), label["customer"]), writer.street(), writer.town_line()]
+    buyer_lines = [
+        sheet.field("customer", writer.company() if rng.random() < 0.6 else writer.name(), label["customer"]),
+        writer.street(),
+        writer.town_line(),
+    ]
     if rng.random() < 0.2:
         buyer_lines.append(sheet.field("country", writer.country()))
 
@@ -225,7 +245,15 @@ def draw(sheet: Sheet) -> None:
         heads = ["#", *heads]
         rows = [[str(i + 1), *row] for i, row in enumerate(rows)]
     aligns = ("l" if heads[0] == "#" else "") + "l" + {4: "rrr", 3: "mr", 2: "r"}[columns]
-    flow.table(heads, rows, aligns, manner=rng.choice(TABLE_MANNERS), header_style=bold, pad=rng.uniform(0.3, 0.6), row_spacing=rng.uniform(1.35, 1.6))
+    flow.table(
+        heads,
+        rows,
+        aligns,
+        manner=rng.choice(TABLE_MANNERS),
+        header_style=bold,
+        pad=rng.uniform(0.3, 0.6),
+        row_spacing=rng.uniform(1.35, 1.6),
+    )
     sheet.tables.append([heads, *rows])
     at = 1 if heads[0] == "#" else 0
 
@@ -256,7 +284,12 @@ def draw(sheet: Sheet) -> None:
             style = column.body if key != "total" else page.shrink(f"{label[key]}   {value}", final, column.width)
             if key == "total" and rng.random() < 0.4:
                 column.rule(1.0, gap=0.1)
-            column.pair(label[key] + ("" if look["totals"] == "right" else rng.choice(["", ":"])), value, "spread" if look["totals"] == "right" else "leader" if sheet.look("dots", [0, 1]) else "spread", style)
+            column.pair(
+                label[key] + ("" if look["totals"] == "right" else rng.choice(["", ":"])),
+                value,
+                "spread" if look["totals"] == "right" else "leader" if sheet.look("dots", [0, 1]) else "spread",
+                style,
+            )
         flow.y = column.y
     flow.space(0.4)
     if flow.room() > 1.5 and rng.random() < 0.5:
@@ -284,16 +317,48 @@ def _even(flow: Flow, texts: list[str]) -> bool:
     return all(flow.page.measure(text, flow.body) < flow.width / len(texts) * 0.95 for text in texts)
 
 
-def _iban(rng) -> str:  # noqa: ANN001
+def _iban(rng: random.Random) -> str:
     country = rng.choice(["DE", "GB", "FR", "CH", "NL", "ES", "IT", "AT", "BE", "PL"])
     digits = "".join(rng.choices("0123456789", k=rng.choice([14, 16, 18, 20])))
     text = f"{country}{digits}"
     return " ".join(text[i : i + 4] for i in range(0, len(text), 4)) if rng.random() < 0.8 else text
 
 
-_ASK_AMOUNT = ("How much is charged for {name}?", "What is the amount for {name}?", "What does {name} cost in total?", "Line total for {name}?", "How much is {name}?", "What is the total of {name}?", "How much must be paid for {name}?")
-_ASK_UNIT = ("What is the unit price of {name}?", "What does one {name} cost?", "Price per unit of {name}?", "What is the price of {name}?", "What is the rate for {name}?")
-_ASK_QUANTITY = ("What is the quantity of {name}?", "How many of {name}?", "Quantity of {name}?", "How many units of {name} are billed?", "How many {name} were ordered?")
-_ASK_COUNT = ("How many items are billed?", "How many lines does the invoice have?", "How many positions are there?", "Count the items on the invoice.", "How many rows of goods are listed?", "Number of items?")
-_ASK_FIRST = ("What is the first item?", "Which item is listed first?", "What is in the first row of the table?", "Name the first position.")
+_ASK_AMOUNT = (
+    "How much is charged for {name}?",
+    "What is the amount for {name}?",
+    "What does {name} cost in total?",
+    "Line total for {name}?",
+    "How much is {name}?",
+    "What is the total of {name}?",
+    "How much must be paid for {name}?",
+)
+_ASK_UNIT = (
+    "What is the unit price of {name}?",
+    "What does one {name} cost?",
+    "Price per unit of {name}?",
+    "What is the price of {name}?",
+    "What is the rate for {name}?",
+)
+_ASK_QUANTITY = (
+    "What is the quantity of {name}?",
+    "How many of {name}?",
+    "Quantity of {name}?",
+    "How many units of {name} are billed?",
+    "How many {name} were ordered?",
+)
+_ASK_COUNT = (
+    "How many items are billed?",
+    "How many lines does the invoice have?",
+    "How many positions are there?",
+    "Count the items on the invoice.",
+    "How many rows of goods are listed?",
+    "Number of items?",
+)
+_ASK_FIRST = (
+    "What is the first item?",
+    "Which item is listed first?",
+    "What is in the first row of the table?",
+    "Name the first position.",
+)
 _ASK_LAST = ("What is the last item?", "Which item is listed last?", "Name the last position.")

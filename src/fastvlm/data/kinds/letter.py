@@ -1,5 +1,7 @@
 """Letters and memos: sender, address, date, subject, salutation, running text, closing."""
 
+from typing import Any
+
 from fastvlm.data.documents import Sheet
 from fastvlm.data.kinds._parts import logo, margins, pick_labels
 from fastvlm.data.questions import FIELDS
@@ -15,7 +17,7 @@ LAYOUTS = {
     "heldout": ("block", "office"),
 }
 # head: where the sender stands. order: what follows. close: where the closing stands.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "business": {"head": "top-left", "order": ("recipient", "date", "subject"), "close": "l"},
     "personal": {"head": "right", "order": ("date",), "close": "r"},
     "memo": {"head": "none", "order": ("title", "to-from"), "close": "none"},
@@ -30,12 +32,41 @@ _PRESETS = {
     "block": {"head": "top-left", "order": ("date", "recipient", "reference", "subject"), "close": "l"},
     "office": {"head": "center", "order": ("recipient", "subject", "date"), "close": "r"},
 }
-_SALUTATIONS = ("Dear {name},", "Dear {name},", "Dear {name}:", "Hello {name},", "Hi {first},", "Dear {first},", "{name},", "To {name},", "Good morning {first},", "Greetings {first},")
+_SALUTATIONS = (
+    "Dear {name},",
+    "Dear {name},",
+    "Dear {name}:",
+    "Hello {name},",
+    "Hi {first},",
+    "Dear {first},",
+    "{name},",
+    "To {name},",
+    "Good morning {first},",
+    "Greetings {first},",
+)
 _CLOSINGS = (
     "Yours sincerely,", "Sincerely,", "Kind regards,", "Best regards,", "Yours faithfully,", "With best wishes,", "Regards,", "Warm regards,", "Respectfully,", "Yours truly,", "Many thanks,", "Best wishes,", "Cheers,",
     "With kind regards", "Thank you,",
 )  # fmt: skip
-_ROLES = ("Manager", "Director", "Secretary", "Head of {trade}", "Assistant", "Engineer", "Treasurer", "Office Manager", "Sales Manager", "Chair", "President", "Coordinator", "Team Lead", "Accountant", "Owner", "Editor", "Adviser")
+_ROLES = (
+    "Manager",
+    "Director",
+    "Secretary",
+    "Head of {trade}",
+    "Assistant",
+    "Engineer",
+    "Treasurer",
+    "Office Manager",
+    "Sales Manager",
+    "Chair",
+    "President",
+    "Coordinator",
+    "Team Lead",
+    "Accountant",
+    "Owner",
+    "Editor",
+    "Adviser",
+)
 _SUBJECTS = (
     "Your {noun} of {date}", "{adjective} {plural}", "Order {code}", "Change of {noun}", "{gerund} {plural}", "Invitation to {place}", "Your request {code}", "Account {code}", "Meeting in {city}", "Notice of {noun}",
     "New {plural} from {month}", "Contract {code}", "{noun} at {company}", "Your {plural}",
@@ -58,7 +89,9 @@ def draw(sheet: Sheet) -> None:
     # Sender
     if look["head"] != "none":
         anchor = {"right": "r", "center": "m"}.get(look["head"], "l")
-        heading = flow.style(rng.uniform(1.0, 1.7), bold=rng.random() < 0.6, heading=True, color=page.accent if rng.random() < 0.4 else None)
+        heading = flow.style(
+            rng.uniform(1.0, 1.7), bold=rng.random() < 0.6, heading=True, color=page.accent if rng.random() < 0.4 else None
+        )
         left = flow.left
         if look["head"] == "logo":
             side = 2.4 * flow.body.size_px
@@ -70,7 +103,11 @@ def draw(sheet: Sheet) -> None:
             flow.line(sheet.field("sender_company", company), heading, anchor)
         lines = [sheet.field("address", writer.street()), writer.town_line()]
         if rng.random() < 0.6:
-            lines.append(sheet.field("phone", writer.phone(), label["phone"]) if rng.random() < 0.4 else f"{label['phone']}: {sheet.field('phone', writer.phone(), label['phone'])}")
+            lines.append(
+                sheet.field("phone", writer.phone(), label["phone"])
+                if rng.random() < 0.4
+                else f"{label['phone']}: {sheet.field('phone', writer.phone(), label['phone'])}"
+            )
         if rng.random() < 0.5:
             lines.append(sheet.field("email", writer.email(), label["email"]))
         if look["head"] != "right" and rng.random() < 0.3:
@@ -89,7 +126,9 @@ def draw(sheet: Sheet) -> None:
     subject = _subject(sheet)
     for part in look["order"]:
         if part == "title":
-            title = rng.choice(["Memo", "MEMO", "Memorandum", "MEMORANDUM", "Internal memo", "Note", "FAX", "Message", "Notice", "Internal note"])
+            title = rng.choice(
+                ["Memo", "MEMO", "Memorandum", "MEMORANDUM", "Internal memo", "Note", "FAX", "Message", "Notice", "Internal note"]
+            )
             flow.line(sheet.field("title", title), flow.style(rng.uniform(1.3, 1.9), bold=True, heading=True))
         elif part == "to-from":
             pairs = [
@@ -103,7 +142,14 @@ def draw(sheet: Sheet) -> None:
             manner = rng.choice(["colon", "tab"])
             tab = flow.left + max(page.measure(name + ":", bold) for _, name, _ in pairs) + flow.body.size_px
             for key, name, value in pairs:
-                flow.pair(name + ":", sheet.field(key, value, name), manner, bold if sheet.look("bold_labels", [0, 1]) else None, flow.body, tab=tab)
+                flow.pair(
+                    name + ":",
+                    sheet.field(key, value, name),
+                    manner,
+                    bold if sheet.look("bold_labels", [0, 1]) else None,
+                    flow.body,
+                    tab=tab,
+                )
             flow.rule(1.0)
         elif part == "recipient":
             flow.line(sheet.field("recipient", f"{first} {last}"))
@@ -178,7 +224,19 @@ def draw(sheet: Sheet) -> None:
         value = sheet.fields[key]
         if not any(value in " ".join(run.text.split()) for run in page.runs):
             del sheet.fields[key]
-    sheet.ask(rng.choice(("Who signed the letter?", "Who signed it?", "Who is the sender?", "What is the name of the sender?", "From whom is the letter?")), sender, "field")
+    sheet.ask(
+        rng.choice(
+            (
+                "Who signed the letter?",
+                "Who signed it?",
+                "Who is the sender?",
+                "What is the name of the sender?",
+                "From whom is the letter?",
+            )
+        ),
+        sender,
+        "field",
+    )
 
 
 def _subject(sheet: Sheet) -> str:

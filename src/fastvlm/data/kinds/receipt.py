@@ -1,5 +1,7 @@
 """Till receipts: a shop's head, goods with prices, totals, the way of payment."""
 
+from typing import Any
+
 from fastvlm.data.documents import Sheet
 from fastvlm.data.kinds._parts import Flow, barcode, logo, pick_labels
 from fastvlm.data.questions import FIELDS
@@ -15,7 +17,7 @@ LAYOUTS = {
     "heldout": ("bistro", "counter"),
 }
 # head: where the shop's name stands. meta: how date, time and numbers are set. items: what a line of goods looks like.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "till": {"head": "m", "meta": "pairs", "items": "name-price", "totals": "spread"},
     "grocery": {"head": "m", "meta": "row", "items": "two-lines", "totals": "spread"},
     "cafe": {"head": "l", "meta": "spread", "items": "qty-first", "totals": "spread"},
@@ -125,9 +127,19 @@ def draw(sheet: Sheet) -> None:
     show = writer.money if with_currency else writer.amount
     printed: list[tuple[str, str, str]] = []
     if look["items"] == "columns":
-        heads = rng.choice([("Item", "Qty", "Price"), ("Description", "Qty", "Amount"), ("Article", "Pcs", "Total"), ("ITEM", "QTY", "TOTAL"), ("Product", "No.", "Sum")])
+        heads = rng.choice(
+            [
+                ("Item", "Qty", "Price"),
+                ("Description", "Qty", "Amount"),
+                ("Article", "Pcs", "Total"),
+                ("ITEM", "QTY", "TOTAL"),
+                ("Product", "No.", "Sum"),
+            ]
+        )
         cells = [[name.upper() if caps else name.capitalize(), str(quantity), show(sum_)] for quantity, name, _, sum_ in rows]
-        flow.table(heads, cells, "lmr", manner="plain" if rng.random() < 0.5 else "rules", header_style=bold, pad=0.15, row_spacing=flow.spacing)
+        flow.table(
+            heads, cells, "lmr", manner="plain" if rng.random() < 0.5 else "rules", header_style=bold, pad=0.15, row_spacing=flow.spacing
+        )
         printed = [(cell[0], cell[1], cell[2]) for cell in cells]
         sheet.tables.append([list(heads), *cells])
     else:
@@ -166,8 +178,8 @@ def draw(sheet: Sheet) -> None:
         total = round(total - cut, 2)
     manner = {"spread": "spread", "leader": "leader", "right": "tab"}[look["totals"]]
     tab = flow.left + flow.width * 0.62
-    for key, value in sums:
-        flow.pair(label[key], sheet.field(key, show(value), label[key]), manner, tab=tab)
+    for key, sum_ in sums:
+        flow.pair(label[key], sheet.field(key, show(sum_), label[key]), manner, tab=tab)
     big = page.style(rng.choice([1.0, 1.0, 1.2, 1.4]), bold=rng.random() < 0.8)
     shown = money(total)
     if page.measure(label["total"] + shown, big) + 2 * big.size_px > flow.width or manner == "tab":
@@ -183,7 +195,13 @@ def draw(sheet: Sheet) -> None:
         else:
             flow.pair(label["payment_method"], sheet.fields["payment_method"], "spread" if manner == "tab" else manner)
             if way != "Cash" and flow.room() > 1 and rng.random() < 0.5:
-                flow.pair(label["card_number"], sheet.field("card_number", f"{rng.choice(['****', 'XXXX', '**** **** ****'])} {rng.randint(1000, 9999)}", label["card_number"]), "spread")
+                flow.pair(
+                    label["card_number"],
+                    sheet.field(
+                        "card_number", f"{rng.choice(['****', 'XXXX', '**** **** ****'])} {rng.randint(1000, 9999)}", label["card_number"]
+                    ),
+                    "spread",
+                )
     if look["meta"] == "bottom":
         set_meta()
     if flow.room() > 1:
@@ -191,15 +209,21 @@ def draw(sheet: Sheet) -> None:
         if flow.room() >= 1:
             flow.line(rng.choice(_THANKS), anchor="m")
     if flow.room() > 3 and rng.random() < 0.35:
-        barcode(sheet, flow.left + 0.12 * flow.width, flow.right - 0.12 * flow.width, flow.y + 3, flow.y + rng.uniform(1.2, 2.4) * flow.body.size_px)
+        barcode(
+            sheet,
+            flow.left + 0.12 * flow.width,
+            flow.right - 0.12 * flow.width,
+            flow.y + 3,
+            flow.y + rng.uniform(1.2, 2.4) * flow.body.size_px,
+        )
 
     # Questions of this kind
-    for name, quantity, value in rng.sample(printed, min(3, len(printed))):
+    for name, pieces, value in rng.sample(printed, min(3, len(printed))):
         if sum(other[0] == name for other in printed) > 1:
             continue
         sheet.ask(rng.choice(_ASK_PRICE).format(name=name), value, "cell")
         if look["items"] in ("columns", "qty-first", "two-lines"):
-            sheet.ask(rng.choice(_ASK_QUANTITY).format(name=name), quantity, "cell")
+            sheet.ask(rng.choice(_ASK_QUANTITY).format(name=name), pieces, "cell")
     sheet.ask(rng.choice(_ASK_COUNT), str(len(printed)), "count")
     sheet.ask(rng.choice(_ASK_FIRST), printed[0][0], "cell")
     sheet.ask(rng.choice(_ASK_LAST), printed[-1][0], "cell")
@@ -209,8 +233,20 @@ def draw(sheet: Sheet) -> None:
 _ASK_PRICE = (
     "How much is {name}?", "What does {name} cost?", "What is the price of {name}?", "How much was {name}?", "Price of {name}?", "What amount is printed for {name}?", "How much was paid for {name}?",
 )  # fmt: skip
-_ASK_QUANTITY = ("How many {name} were bought?", "What is the quantity of {name}?", "Quantity of {name}?", "How many times was {name} bought?")
-_ASK_COUNT = ("How many items are listed?", "How many different items were bought?", "Count the items.", "How many products are on the receipt?", "Number of items?", "How many lines of goods are there?")
+_ASK_QUANTITY = (
+    "How many {name} were bought?",
+    "What is the quantity of {name}?",
+    "Quantity of {name}?",
+    "How many times was {name} bought?",
+)
+_ASK_COUNT = (
+    "How many items are listed?",
+    "How many different items were bought?",
+    "Count the items.",
+    "How many products are on the receipt?",
+    "Number of items?",
+    "How many lines of goods are there?",
+)
 _ASK_FIRST = ("What is the first item?", "Which item is listed first?", "What was bought first?", "Name the first item.")
 _ASK_LAST = ("What is the last item?", "Which item is listed last?", "Name the last item.")
 _ASK_PAID_CASH = ("Was it paid in cash?", "Did the customer pay cash?", "Was cash used?", "Is this a cash payment?")

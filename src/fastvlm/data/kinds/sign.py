@@ -22,12 +22,21 @@ def draw(sheet: Sheet) -> None:
     name = sheet.choose_layout(LAYOUTS)
     _paint(sheet)
     margin = rng.uniform(0.04, 0.1)
-    flow = Flow(sheet, margin * page.width, page.width * (1 - margin), margin * page.height, page.height * (1 - margin * 0.6), spacing=rng.uniform(1.15, 1.5))
+    flow = Flow(
+        sheet,
+        margin * page.width,
+        page.width * (1 - margin),
+        margin * page.height,
+        page.height * (1 - margin * 0.6),
+        spacing=rng.uniform(1.15, 1.5),
+    )
     flow.body = page.style(rng.uniform(1.0, 1.8))
     _DRAWERS[name](sheet, flow)
     if rng.random() < 0.5:
         inset = rng.uniform(0.008, 0.03) * page.width
-        page.frame(inset, inset, page.width - inset - 1, page.height - inset - 1, rng.uniform(1, 4), page.ink, radius=rng.choice([0, 0, 12]))
+        page.frame(
+            inset, inset, page.width - inset - 1, page.height - inset - 1, rng.uniform(1, 4), page.ink, radius=rng.choice([0, 0, 12])
+        )
 
 
 def _paint(sheet: Sheet) -> None:
@@ -65,12 +74,30 @@ def _line(sheet: Sheet, flow: Flow, text: str, scale: float = 1.0) -> None:
 
 def _shop_name(sheet: Sheet) -> str:
     rng, writer = sheet.rng, sheet.writer
-    name = writer.company() if rng.random() < 0.4 else f"{writer.place()} {writer.trade()}" if rng.random() < 0.7 else f"{rng.choice(['The', 'Cafe', 'Bar', 'Hotel', 'Casa', 'Studio'])} {writer.place()}"
+    name = (
+        writer.company()
+        if rng.random() < 0.4
+        else f"{writer.place()} {writer.trade()}"
+        if rng.random() < 0.7
+        else f"{rng.choice(['The', 'Cafe', 'Bar', 'Hotel', 'Casa', 'Studio'])} {writer.place()}"
+    )
     return sheet.field("store", name.upper() if rng.random() < 0.3 else name)
 
 
 def _ask_where(sheet: Sheet) -> None:
-    sheet.ask(sheet.rng.choice(("What is the name on the sign?", "What does the sign say at the top?", "Which shop is it?", "What is the place called?", "Name on the sign?")), sheet.fields["store"], "field")
+    sheet.ask(
+        sheet.rng.choice(
+            (
+                "What is the name on the sign?",
+                "What does the sign say at the top?",
+                "Which shop is it?",
+                "What is the place called?",
+                "Name on the sign?",
+            )
+        ),
+        sheet.fields["store"],
+        "field",
+    )
 
 
 def _contact(sheet: Sheet, flow: Flow, count: int) -> None:
@@ -99,7 +126,19 @@ def _hours(sheet: Sheet, flow: Flow, most: int) -> None:
         flow.pair(name, value, sheet.look("hours", ["spread", "colon", "tab", "leader"]), tab=flow.left + flow.width * 0.45)
         printed.append((name, value))
     name, value = rng.choice(printed)
-    sheet.ask(rng.choice(("When is it open on {day}?", "Opening hours on {day}?", "What are the hours for {day}?", "What time is given for {day}?", "From when to when is it open on {day}?")).format(day=name), value, "field")
+    sheet.ask(
+        rng.choice(
+            (
+                "When is it open on {day}?",
+                "Opening hours on {day}?",
+                "What are the hours for {day}?",
+                "What time is given for {day}?",
+                "From when to when is it open on {day}?",
+            )
+        ).format(day=name),
+        value,
+        "field",
+    )
     closed = any(value.lower() == "closed" for _, value in printed)
     sheet.ask(rng.choice(("Is it closed on any day?", "Is there a day on which it is closed?")), "Yes" if closed else "No", "yes_no")
     for name, value in printed:
@@ -114,7 +153,13 @@ def _draw_shop(sheet: Sheet, flow: Flow) -> None:
         flow.y += side * 1.15
     _large(sheet, flow, _shop_name(sheet), share=0.35)
     if rng.random() < 0.7:
-        _line(sheet, flow, f"{writer.product().capitalize()} {rng.choice(['&', 'and', '-'])} {writer.product()}" if rng.random() < 0.5 else f"{rng.choice(['since', 'Since', 'est.', 'EST.'])} {rng.randint(1850, 2024)}")
+        _line(
+            sheet,
+            flow,
+            f"{writer.product().capitalize()} {rng.choice(['&', 'and', '-'])} {writer.product()}"
+            if rng.random() < 0.5
+            else f"{rng.choice(['since', 'Since', 'est.', 'EST.'])} {rng.randint(1850, 2024)}",
+        )
     _contact(sheet, flow, rng.randint(0, 3))
     _ask_where(sheet)
 
@@ -124,7 +169,9 @@ def _draw_hours(sheet: Sheet, flow: Flow) -> None:
     if rng.random() < 0.6:
         _large(sheet, flow, _shop_name(sheet), share=0.22)
         _ask_where(sheet)
-    _line(sheet, flow, rng.choice(["Opening hours", "OPEN", "Hours", "Opening times", "WE ARE OPEN", "Business hours"]), rng.uniform(1.0, 1.3))
+    _line(
+        sheet, flow, rng.choice(["Opening hours", "OPEN", "Hours", "Opening times", "WE ARE OPEN", "Business hours"]), rng.uniform(1.0, 1.3)
+    )
     _hours(sheet, flow, max(1, flow.room()))
     if flow.room() > 2:
         _contact(sheet, flow, 1)
@@ -132,7 +179,22 @@ def _draw_hours(sheet: Sheet, flow: Flow) -> None:
 
 def _draw_offer(sheet: Sheet, flow: Flow) -> None:
     rng, writer = sheet.rng, sheet.writer
-    words = rng.choice(["SALE", "Special offer", "TODAY", "Offer of the week", "New!", "2 for 1", "Last chance", "SUMMER SALE", f"-{rng.randint(5, 90)}%", f"{rng.randint(5, 90)}% OFF", "Save now", "Clearance"])
+    words = rng.choice(
+        [
+            "SALE",
+            "Special offer",
+            "TODAY",
+            "Offer of the week",
+            "New!",
+            "2 for 1",
+            "Last chance",
+            "SUMMER SALE",
+            f"-{rng.randint(5, 90)}%",
+            f"{rng.randint(5, 90)}% OFF",
+            "Save now",
+            "Clearance",
+        ]
+    )
     _large(sheet, flow, words, share=0.35)
     _line(sheet, flow, sheet.field("offer", writer.product().capitalize()), rng.uniform(1.0, 1.3))
     if rng.random() < 0.85:
@@ -152,11 +214,20 @@ def _draw_direction(sheet: Sheet, flow: Flow) -> None:
     page, rng, writer = sheet.page, sheet.rng, sheet.writer
     count = rng.randint(2, 5)
     style = page.style(rng.uniform(1.2, 2.2), bold=rng.random() < 0.6)
-    directions = []
+    directions: list[tuple[str, str, str]] = []
     for _ in range(count):
         if flow.y + flow.step(style) > flow.bottom:
             break
-        name = rng.choice([writer.city, writer.trade, writer.place, lambda: f"Exit {rng.randint(1, 60)}", lambda: f"Platform {rng.randint(1, 20)}", lambda: f"Gate {rng.choice('ABCDEF')}{rng.randint(1, 40)}"])()
+        name = rng.choice(
+            [
+                writer.city,
+                writer.trade,
+                writer.place,
+                lambda: f"Exit {rng.randint(1, 60)}",
+                lambda: f"Platform {rng.randint(1, 20)}",
+                lambda: f"Gate {rng.choice('ABCDEF')}{rng.randint(1, 40)}",
+            ]
+        )()
         right = f"{rng.randint(1, 240)} {rng.choice(['km', 'km', 'mi', 'm', 'min'])}" if rng.random() < 0.6 else ""
         side = style.cap_height_px
         way = rng.choice(["left", "right", "straight"])
@@ -167,12 +238,22 @@ def _draw_direction(sheet: Sheet, flow: Flow) -> None:
         if right:
             page.text(flow.right, baseline, right, style, "r")
             if name not in [known for known, _, _ in directions]:
-                sheet.ask(rng.choice(("How far is it to {name}?", "What distance is given for {name}?", "Distance to {name}?")).format(name=name), right, "field")
+                sheet.ask(
+                    rng.choice(("How far is it to {name}?", "What distance is given for {name}?", "Distance to {name}?")).format(name=name),
+                    right,
+                    "field",
+                )
         directions.append((name, right, way))
         flow.y += flow.step(style)
     name, right, way = rng.choice(directions)
     if sum(known == name for known, _, _ in directions) == 1:
-        sheet.ask(rng.choice(("Where does the arrow for {name} point: left, right or straight?", "Which way is {name}: left, right or straight?")).format(name=name), way, "pointing")
+        sheet.ask(
+            rng.choice(
+                ("Where does the arrow for {name} point: left, right or straight?", "Which way is {name}: left, right or straight?")
+            ).format(name=name),
+            way,
+            "pointing",
+        )
     sheet.ask(rng.choice(("How many places are on the sign?", "How many directions are given?")), str(len(directions)), "count")
 
 
@@ -207,7 +288,27 @@ def _draw_door(sheet: Sheet, flow: Flow) -> None:
 
 def _draw_warning(sheet: Sheet, flow: Flow) -> None:
     rng, writer = sheet.rng, sheet.writer
-    _large(sheet, flow, rng.choice(["WARNING", "CAUTION", "NOTICE", "ATTENTION", "DANGER", "STOP", "PRIVATE", "NO ENTRY", "NO PARKING", "IMPORTANT", "SAFETY FIRST", "WET FLOOR"]), share=0.35)
+    _large(
+        sheet,
+        flow,
+        rng.choice(
+            [
+                "WARNING",
+                "CAUTION",
+                "NOTICE",
+                "ATTENTION",
+                "DANGER",
+                "STOP",
+                "PRIVATE",
+                "NO ENTRY",
+                "NO PARKING",
+                "IMPORTANT",
+                "SAFETY FIRST",
+                "WET FLOOR",
+            ]
+        ),
+        share=0.35,
+    )
     lines = sheet.page.wrap(writer.plain_sentence(), flow.body, flow.width)
     for line in lines[: max(1, flow.room() - 1)]:
         _line(sheet, flow, line)
@@ -217,17 +318,30 @@ def _draw_warning(sheet: Sheet, flow: Flow) -> None:
 
 def _draw_menu(sheet: Sheet, flow: Flow) -> None:
     rng, writer = sheet.rng, sheet.writer
-    _large(sheet, flow, _shop_name(sheet) if rng.random() < 0.5 else rng.choice(["Menu", "MENU", "Today", "Lunch", "Drinks", "Specials", "Breakfast"]), share=0.2)
+    _large(
+        sheet,
+        flow,
+        _shop_name(sheet) if rng.random() < 0.5 else rng.choice(["Menu", "MENU", "Today", "Lunch", "Drinks", "Specials", "Breakfast"]),
+        share=0.2,
+    )
     rows: list[tuple[str, str]] = []
     manner = sheet.look("menu", ["spread", "leader"])
     for _ in range(min(flow.room() - 1, rng.randint(3, 10))):
         price = writer.money(rng.uniform(1, 30)) if sheet.look("menu_money", [0, 1]) else writer.amount(rng.uniform(1, 30))
-        name = sheet.page.fit(writer.product().capitalize(), flow.body, flow.width - sheet.page.measure(price, flow.body) - 1.5 * flow.body.size_px)
+        name = sheet.page.fit(
+            writer.product().capitalize(), flow.body, flow.width - sheet.page.measure(price, flow.body) - 1.5 * flow.body.size_px
+        )
         if name and name not in [known for known, _ in rows]:
             flow.pair(name, price, manner)
             rows.append((name, price))
     for name, price in rng.sample(rows, min(2, len(rows))):
-        sheet.ask(rng.choice(("How much is {name}?", "What does {name} cost?", "Price of {name}?", "What is the price of {name}?")).format(name=name), price, "cell")
+        sheet.ask(
+            rng.choice(("How much is {name}?", "What does {name} cost?", "Price of {name}?", "What is the price of {name}?")).format(
+                name=name
+            ),
+            price,
+            "cell",
+        )
     sheet.ask(rng.choice(("How many dishes are listed?", "How many items are on the menu?", "Number of items?")), str(len(rows)), "count")
     sheet.tables.append([[name, price] for name, price in rows])
 
@@ -244,7 +358,11 @@ def _draw_price_tag(sheet: Sheet, flow: Flow) -> None:
 
 def _draw_event(sheet: Sheet, flow: Flow) -> None:
     rng, writer = sheet.rng, sheet.writer
-    title = f"{writer.of_class('adjective').capitalize()} {writer.of_class('plural')}" if rng.random() < 0.6 else f"{writer.place()} {rng.choice(['Festival', 'Market', 'Concert', 'Fair', 'Open day', 'Exhibition', 'Run'])}"
+    title = (
+        f"{writer.of_class('adjective').capitalize()} {writer.of_class('plural')}"
+        if rng.random() < 0.6
+        else f"{writer.place()} {rng.choice(['Festival', 'Market', 'Concert', 'Fair', 'Open day', 'Exhibition', 'Run'])}"
+    )
     _large(sheet, flow, sheet.field("title", title), share=0.3)
     _line(sheet, flow, sheet.field("date", writer.date()), rng.uniform(1.0, 1.3))
     if rng.random() < 0.7:
@@ -277,7 +395,14 @@ def _draw_evening(sheet: Sheet, flow: Flow) -> None:
     """When and where first, then what."""
     rng, writer = sheet.rng, sheet.writer
     _line(sheet, flow, f"{sheet.field('date', writer.date())}, {sheet.field('time', writer.time())}")
-    _large(sheet, flow, sheet.field("title", f"{writer.of_class('noun').capitalize()} {rng.choice(['of', 'for', 'with', 'and'])} {writer.of_class('plural')}"), share=0.3)
+    _large(
+        sheet,
+        flow,
+        sheet.field(
+            "title", f"{writer.of_class('noun').capitalize()} {rng.choice(['of', 'for', 'with', 'and'])} {writer.of_class('plural')}"
+        ),
+        share=0.3,
+    )
     _line(sheet, flow, sheet.field("name", writer.name()), 1.1)
     _line(sheet, flow, sheet.field("place", f"{writer.place()} {rng.choice(['Hall', 'House', 'Gallery', 'Club'])}, {writer.city()}"))
     _contact(sheet, flow, 1)

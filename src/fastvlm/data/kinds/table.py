@@ -1,6 +1,7 @@
 """Tables: price lists, timetables, results, stock, with a title; headers, rules and stripes in many manners."""
 
 import datetime
+from typing import Any
 
 from fastvlm.data.canvas import PageFull
 from fastvlm.data.documents import Sheet
@@ -19,7 +20,7 @@ LAYOUTS = {
     "heldout": ("bulletin", "register"),
 }
 # title: where it stands. manners: which rules. width: how much of the page. after: what follows.
-_PRESETS = {
+_PRESETS: dict[str, dict[str, Any]] = {
     "titled": {"title": "l", "manners": TABLE_MANNERS, "width": 1.0, "after": "none"},
     "bare": {"title": "none", "manners": TABLE_MANNERS, "width": 1.0, "after": "none"},
     "captioned": {"title": "below", "manners": ("rules", "lines", "plain"), "width": 1.0, "after": "none"},
@@ -56,7 +57,11 @@ def _columns(sheet: Sheet) -> tuple[list[str], list, str]:
     values = {
         "amount": (("Amount", "Price", "Cost", "Total", "Value", "Sum", "Fee"), lambda: writer.amount(rng.uniform(1, 2000)), "r"),
         "money": (("Price", "Cost", "Sales", "Budget", "Balance"), lambda: writer.money(rng.uniform(1, 900)), "r"),
-        "count": (("Qty", "Stock", "Units", "Pieces", "Points", "Visits", "Orders", "Score"), lambda: writer.count(rng.choice([rng.randint(0, 30), rng.randint(0, 999), rng.randint(0, 20000)])), "r"),
+        "count": (
+            ("Qty", "Stock", "Units", "Pieces", "Points", "Visits", "Orders", "Score"),
+            lambda: writer.count(rng.choice([rng.randint(0, 30), rng.randint(0, 999), rng.randint(0, 20000)])),
+            "r",
+        ),
         "percent": (("Share", "Rate", "Growth", "Change", "%"), writer.percent, "r"),
         "measure": (("Weight", "Length", "Width", "Height", "Speed", "Mean"), lambda: writer.amount(rng.uniform(0, 300), decimals), "r"),
         "time": (("Time", "Start", "End", "Departure", "Arrival", "Opens"), writer.time, "r"),
@@ -135,7 +140,16 @@ def draw(sheet: Sheet) -> None:
     while True:
         try:
             runs, y = len(page.runs), column.y
-            column.table(heads, rows, aligns, manner=rng.choice(look["manners"]), header_style=bold, pad=rng.uniform(0.3, 0.7), row_spacing=spacing, stretch=rng.random() < 0.85)
+            column.table(
+                heads,
+                rows,
+                aligns,
+                manner=rng.choice(look["manners"]),
+                header_style=bold,
+                pad=rng.uniform(0.3, 0.7),
+                row_spacing=spacing,
+                stretch=rng.random() < 0.85,
+            )
             break
         except PageFull:
             # Too many columns for the width: the last goes. Nothing was drawn yet when the widths do not fit.
@@ -186,10 +200,38 @@ _ASK_CELL = (
     "What is the {column} of {row}?", "What is the {column} for {row}?", "{column} of {row}?", "What does the table give as {column} for {row}?", "Which {column} does {row} have?", "{row}: {column}?", "Find the {column} of {row}.",
     "What {column} is listed for {row}?", "Read the {column} of {row}.", 'What is in the column "{column}" for {row}?', "In the row {row}, what is the {column}?",
 )  # fmt: skip
-_ASK_PLACE = ("What is the {column} in the {nth} row?", "Row {n}, {column}?", "What does the {nth} row give for {column}?", 'What is in row {n} of the column "{column}"?', "Give the {column} of the {nth} row.")
-_ASK_ROWS = ("How many rows does the table have?", "How many rows are there, without the header?", "How many entries are listed?", "Count the rows.", "How many entries does the table have?", "Number of rows?")
+_ASK_PLACE = (
+    "What is the {column} in the {nth} row?",
+    "Row {n}, {column}?",
+    "What does the {nth} row give for {column}?",
+    'What is in row {n} of the column "{column}"?',
+    "Give the {column} of the {nth} row.",
+)
+_ASK_ROWS = (
+    "How many rows does the table have?",
+    "How many rows are there, without the header?",
+    "How many entries are listed?",
+    "Count the rows.",
+    "How many entries does the table have?",
+    "Number of rows?",
+)
 _ASK_COLUMNS = ("How many columns does the table have?", "How many columns are there?", "Count the columns.", "Number of columns?")
-_ASK_FIRST = ("What is the first {column}?", "Which {column} is listed first?", "What is in the first cell below {column}?", "Which {column} is at the top?")
+_ASK_FIRST = (
+    "What is the first {column}?",
+    "Which {column} is listed first?",
+    "What is in the first cell below {column}?",
+    "Which {column} is at the top?",
+)
 _ASK_LAST = ("What is the last {column}?", "Which {column} is listed last?", "Which {column} is at the bottom?")
-_ASK_HEAD = ("What is the header of the {nth} column?", "What is the {nth} column called?", "Which heading does the {nth} column have?", "Title of the {nth} column?")
-_ASK_WHICH = ("Which {first} has {column} {value}?", "Which row has {value} as {column}?", 'For which {first} is the {column} "{value}"?', "Who or what has the {column} {value}?")
+_ASK_HEAD = (
+    "What is the header of the {nth} column?",
+    "What is the {nth} column called?",
+    "Which heading does the {nth} column have?",
+    "Title of the {nth} column?",
+)
+_ASK_WHICH = (
+    "Which {first} has {column} {value}?",
+    "Which row has {value} as {column}?",
+    'For which {first} is the {column} "{value}"?',
+    "Who or what has the {column} {value}?",
+)
