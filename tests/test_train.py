@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastvlm.config import VisionConfig
 from fastvlm.model.fastvithd import FastViTHD
@@ -26,7 +27,8 @@ model:
   vision_config: {layers: [1, 1, 1, 1, 1], embed_dims: [8, 16, 32, 32, 32], mlp_ratios: [2, 2, 2, 2, 2]}
   text_config: {model_type: qwen2, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2,
                 max_position_embeddings: 512, vocab_size: 320, tie_word_embeddings: true}
-  image_token_id: 261
+  tokenizer: bytes
+  image_size: 128
 seed: 3
 stages:
   - name: read
@@ -148,6 +150,63 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert len(expected) == 8
     assert rows(metrics) == expected
     assert expected[-1]["loss"] < expected[0]["loss"]
+
+
+CONVERSATIONS = """
+  - name: answer
+    objective: conversations
+    samples: 24
+    batch_size: 4
+    learning_rate: {vision_tower: 1.0e-3, multi_modal_projector: 1.0e-3, language_model: 3.0e-3}
+    precision: bfloat16
+    data: [{generator: documents, kinds: {lines: 1}, sizes: [[128, 128]]}]
+"""
+
+
+def test_the_result_is_a_checkpoint(tmp_path):
+    """What a run leaves loads here and in transformers, and the loss over all stages falls."""
+    transformers = pytest.importorskip("transformers")
+    import fastvlm
+    from fastvlm.train.run import run
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY + CONVERSATIONS)
+    run(load_recipe(recipe), tmp_path / "run", workers=0)
+    log = [json.loads(line) for line in (tmp_path / "run" / "2-answer" / "metrics.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 6
+    assert log[-1]["loss"] < np.log(320)
+    vlm = fastvlm.load(tmp_path / "run" / "model", runtime="torch", dtype="float32")
+    picture = Image.new("RGB", (100, 60), "white")
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "Read it."}]
+    messages = [{"role": "user", "content": content}]
+    inputs = vlm.processor(messages)
+    reference = transformers.FastVlmForConditionalGeneration.from_pretrained(tmp_path / "run" / "model", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = reference(input_ids=torch.from_numpy(inputs.input_ids), pixel_values=torch.from_numpy(inputs.pixel_values)).logits
+    assert np.abs(vlm.logits(inputs) - expected.numpy()).max() < 1e-4 * expected.abs().max()
+    assert vlm.generate(messages, max_new_tokens=3).timings.completion_tokens <= 3
+
+
+def test_only_answers_are_learnt():
+    """The labels of a two-turn conversation are the answers and their end marks, at their places, and nothing else."""
+    from fastvlm.train.objectives.conversations import IGNORE, Objective
+    from fastvlm.train.run import new_processor
+
+    processor = new_processor({"text_config": {"max_position_embeddings": 512}, "image_size": 128})
+    content = [{"type": "image", "image": Image.new("RGB", (64, 64))}, {"type": "text", "text": "Total?"}]
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": "12.50"},
+        {"role": "user", "content": "Date?"},
+        {"role": "assistant", "content": "May"},
+    ]
+    batch = Objective(None, processor, {}).collate([messages, messages[:2]])
+    labels = batch["labels"]
+    assert processor.tokenizer.decode(labels[0][labels[0] != IGNORE].tolist(), skip_special_tokens=False) == "12.50<|end|>May<|end|>"
+    assert processor.tokenizer.decode(labels[1][labels[1] != IGNORE].tolist(), skip_special_tokens=False) == "12.50<|end|>"
+    is_target = labels != IGNORE
+    assert torch.equal(labels[is_target], batch["input_ids"][is_target])
+    assert batch["pixel_values"].shape == (2, 3, 128, 128)
 
 
 def test_byte_tokenizer_is_read_by_transformers(tmp_path):
