@@ -149,7 +149,7 @@ def discover() -> tuple[Face, ...]:
                 continue
             if (family, style) in faces or _TOO_THIN.search(style) or (_CONDENSED.search(style) and listed.style != "narrow"):
                 continue
-            if not _draws(font, REQUIRED_CHARACTERS) == REQUIRED_CHARACTERS or not _has_small_letters(font):
+            if _draws(font, REQUIRED_CHARACTERS) != REQUIRED_CHARACTERS or not _has_small_letters(font):
                 continue
             missing = "".join(sorted(set(OPTIONAL_CHARACTERS) - set(_draws(font, OPTIONAL_CHARACTERS))))
             faces[family, style] = Face(str(path), family, bool(_BOLD.search(style)), bool(_ITALIC.search(style)), missing)

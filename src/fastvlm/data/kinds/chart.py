@@ -184,7 +184,7 @@ def _names(sheet: Sheet, by: str, count: int) -> list[str]:
         year = rng.randint(1970, 2020)
         return [str(year + i) for i in range(count)]
     if by == "quarter":
-        return [f"Q{i % 4 + 1} {str(20 + i // 4)}" if count > 4 else f"Q{i + 1}" for i in range(count)]
+        return [f"Q{i % 4 + 1} {20 + i // 4!s}" if count > 4 else f"Q{i + 1}" for i in range(count)]
     maker = {
         "city": writer.city,
         "team": lambda: writer.of_class("other").capitalize(),

@@ -96,8 +96,7 @@ def draw(sheet: Sheet) -> None:
     }  # fmt: skip
     chosen: list[tuple[str, str]] = [("name", f"{first} {last}")] if rng.random() < 0.65 else [("last_name", last), ("first_name", first)]
     chosen.append(("id_number", makers.pop("id_number")()))
-    for key in rng.sample(list(makers), rng.randint(2, 7)):
-        chosen.append((key, makers[key]()))
+    chosen += [(key, makers[key]()) for key in rng.sample(list(makers), rng.randint(2, 7))]
     manner = look["manner"]
     bare_name = manner != "numbered" and rng.random() < 0.4 and chosen[0][0] == "name"
     upper = rng.random() < 0.25

@@ -319,7 +319,7 @@ def _dialog(sheet: Sheet, flow: Flow) -> None:
 
 
 def _files(sheet: Sheet, flow: Flow) -> None:
-    page, rng, writer = sheet.page, sheet.rng, sheet.writer
+    rng, writer = sheet.rng, sheet.writer
     _head(sheet, flow, rng.choice(["Documents", "Downloads", "Files", "My files", writer.of_class("plural").capitalize()]), 1.2)
     heads = ["Name", "Size", rng.choice(["Modified", "Date", "Changed"])]
     rows = []

@@ -383,7 +383,7 @@ _DRAWERS = {
 
 def _draw_cafe(sheet: Sheet, flow: Flow) -> None:
     """A name, then hours in two lines, then what is served."""
-    rng, writer = sheet.rng, sheet.writer
+    writer = sheet.writer
     _large(sheet, flow, _shop_name(sheet), share=0.3)
     _ask_where(sheet)
     _hours(sheet, flow, 2)
