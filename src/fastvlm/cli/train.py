@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 from pathlib import Path
 
 HELP = "train a model in stages from a recipe"
@@ -21,7 +22,9 @@ def run(args: argparse.Namespace) -> int:
     from fastvlm.train.recipe import load_recipe
     from fastvlm.train.run import run as train
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("fastvlm").setLevel(logging.INFO)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves the state, as Ctrl-C does
     if args.threads:
         torch.set_num_threads(args.threads)
     train(load_recipe(args.recipe), args.out, workers=args.workers, save_every_s=args.save_every_s)
