@@ -192,12 +192,9 @@ def _names(sheet: Sheet, by: str, count: int) -> list[str]:
         "country": writer.country,
         "group": lambda: rng.choice("ABCDEFGHKLMNPRST") + rng.choice(["", str(rng.randint(1, 9))]),
     }[by]
-    names: list[str] = []
-    while len(names) < count:
-        name = maker()
-        if name not in names:
-            names.append(name)
-    return names
+    names = list(dict.fromkeys(maker() for _ in range(4 * count)))
+    # a split's list can be shorter than the chart: the rest are numbered
+    return (names + [f"{name[:6]} {i}" for i, name in enumerate(names * count, 2)])[:count]
 
 
 def _frame(sheet: Sheet, look: dict[str, Any], x0: float, y0: float, x1: float, y1: float) -> None:
