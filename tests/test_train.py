@@ -117,15 +117,13 @@ def rows(path: Path) -> list[dict[str, float]]:
 
 
 RUN = """
-import sys, fastvlm.train.loop as loop
+import sys
 from pathlib import Path
+from fastvlm.train.loop import RunOptions
 from fastvlm.train.recipe import load_recipe
 from fastvlm.train.run import run
 import torch; torch.set_num_threads(1)
-original = loop.run_stage
-def run_stage(*args, **kwargs): return original(*args, **{**kwargs, "log_every": 1})
-import fastvlm.train.run as module; module.run_stage = run_stage
-run(load_recipe(sys.argv[1]), Path(sys.argv[2]), workers=0, save_every_s=0.0)
+run(load_recipe(sys.argv[1]), Path(sys.argv[2]), RunOptions(workers=0, save_every_s=0.0, log_every=1, sharded="--sharded" in sys.argv))
 """
 
 
@@ -152,6 +150,68 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert expected[-1]["loss"] < expected[0]["loss"]
 
 
+def run_processes(count: int, recipe: Path, out: Path, *arguments: str) -> None:
+    script = out.with_suffix(".py")
+    script.write_text(RUN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"] if count > 1 else []
+    command = [sys.executable, *launcher, str(script), str(recipe), str(out), *arguments]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+
+
+def test_processes_and_parts_change_nothing(tmp_path):
+    """Two processes, two sharded ones, and one in parts of 2 go through the same steps as one process.
+
+    The tower is frozen: where it learns, its BatchNorm sees only a part of the batch.
+    """
+    text = (TINY + CONVERSATIONS).replace("vision_tower: 1.0e-3, ", "").replace("precision: bfloat16", "weight_decay: 0.1")
+    head, _, tail = text.partition("  - name: read")
+    text = head + tail[tail.index("  - name: answer") :]
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(text)
+    parts = tmp_path / "parts.yaml"
+    parts.write_text(text.replace("batch_size: 4", "batch_size: 4\n    micro_batch_size: 2"))
+    run_processes(1, recipe, tmp_path / "one")
+    run_processes(1, parts, tmp_path / "parts")
+    run_processes(2, recipe, tmp_path / "two")
+    run_processes(2, recipe, tmp_path / "sharded", "--sharded")
+    expected = rows(tmp_path / "one" / "1-answer" / "metrics.jsonl")
+    assert len(expected) == 6
+    for name in ("parts", "two", "sharded"):
+        actual = rows(tmp_path / name / "1-answer" / "metrics.jsonl")
+        for row, other in zip(expected, actual, strict=True):
+            assert other == pytest.approx(row, rel=2e-4), name
+
+
+SHARES = """
+import os, torch, torch.distributed as dist
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
+from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.train.distributed import shard
+from fastvlm.train.loop import TrainingModule
+text = TextConfig.from_dict(dict(model_type="qwen2", hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
+                                 vocab_size=320, max_position_embeddings=64, tie_word_embeddings=True))
+vision = VisionConfig(layers=(1, 1, 1, 1, 1), embed_dims=(8, 16, 32, 64, 64))
+module = TrainingModule(FastVLMModel(FastVLMConfig(vision, text, 319, True)), torch.nn.Identity())
+total = sum(p.numel() for p in module.parameters())
+shard(module)
+mine = sum(p.to_local().numel() for p in module.parameters())
+print(f"share {mine / total:.3f}", flush=True)
+assert 0.4 < mine / total < 0.6, mine / total
+dist.destroy_process_group()
+"""
+
+
+def test_each_process_of_a_sharded_run_holds_its_part(tmp_path):
+    script = tmp_path / "shares.py"
+    script.write_text(SHARES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    result = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.count("share 0.") == 2
+
+
 CONVERSATIONS = """
   - name: answer
     objective: conversations
@@ -167,11 +227,12 @@ def test_the_result_is_a_checkpoint(tmp_path):
     """What a run leaves loads here and in transformers, and the loss over all stages falls."""
     transformers = pytest.importorskip("transformers")
     import fastvlm
+    from fastvlm.train.loop import RunOptions
     from fastvlm.train.run import run
 
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(TINY + CONVERSATIONS)
-    run(load_recipe(recipe), tmp_path / "run", workers=0)
+    run(load_recipe(recipe), tmp_path / "run", RunOptions(workers=0))
     log = [json.loads(line) for line in (tmp_path / "run" / "2-answer" / "metrics.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 6
     assert log[-1]["loss"] < np.log(320)

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import os
 import signal
+import sys
 from pathlib import Path
 
 HELP = "train a model in stages from a recipe"
@@ -10,22 +12,31 @@ HELP = "train a model in stages from a recipe"
 
 def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="YAML file; see recipes/")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an unfinished run there goes on")
-    parser.add_argument("--workers", type=int, default=1, help="processes that make batches (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=None, help="threads of the training step (default: torch's)")
-    parser.add_argument("--save-every", type=float, default=300.0, metavar="S", dest="save_every_s", help="seconds between states")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run; an unfinished run there goes on")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that train together (default: %(default)s)")
+    parser.add_argument("--sharded", action="store_true", help="split weights and optimizer over the processes (FSDP)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="that make batches, a process (default: %(default)s)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a process (default: the cores, divided by the processes)")
+    parser.add_argument("--save-every", type=float, default=300.0, metavar="S", dest="save_every_s", help="seconds (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastvlm.train.distributed import is_worker, launch
+
+    if args.processes > 1 and not is_worker():
+        return launch(args.processes, sys.argv[1:])
     import torch
 
+    from fastvlm.train.loop import RunOptions
     from fastvlm.train.recipe import load_recipe
     from fastvlm.train.run import run as train
 
-    logging.getLogger("fastvlm").setLevel(logging.INFO)
+    is_main = int(os.environ.get("RANK", 0)) == 0
+    logging.getLogger("fastvlm").setLevel(logging.INFO if is_main else logging.WARNING)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves the state, as Ctrl-C does
     if args.threads:
         torch.set_num_threads(args.threads)
-    train(load_recipe(args.recipe), args.out, workers=args.workers, save_every_s=args.save_every_s)
+    options = RunOptions(workers=args.workers, save_every_s=args.save_every_s, sharded=args.sharded, quiet=not is_main)
+    train(load_recipe(args.recipe), args.out, options)
     return 0

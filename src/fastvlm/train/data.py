@@ -47,8 +47,8 @@ class BatchSource:
         self.sources = [_open(source, seed) for source in mixture]
         self.read = self.broken = 0
 
-    def batch(self, index: int) -> list[Any]:
-        """The samples of batch `index`, from one source; fewer than `batch_size` where some are broken.
+    def batch(self, index: int, part: slice = slice(None)) -> list[Any]:
+        """The samples of batch `index`, or a part of them; fewer where some are broken. All come from one source.
 
         Raises:
             RuntimeError: too many samples were broken so far.
@@ -56,7 +56,7 @@ class BatchSource:
         rng = np.random.default_rng(_hash(f"{self.seed}/{index}"))
         source = self.sources[rng.choice(len(self.sources), p=self.weights)]
         samples = []
-        for draw in source(rng, index, self.batch_size):
+        for draw in source(rng, index, self.batch_size)[part]:
             self.read += 1
             try:
                 samples.append(draw())

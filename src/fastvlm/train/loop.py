@@ -1,17 +1,22 @@
-"""The training loop: one for all stages and objectives; resumes where it was stopped.
+"""The training loop: one for all stages and objectives, one process or several; goes on where it was stopped.
 
     fastvlm train recipes/nano/nano.yaml --out runs/nano
 
-Batch k of a stage is a function of the recipe alone, so a resumed run sees what an uninterrupted one would have seen.
+Batch k of a stage is a function of the recipe alone. Each process takes its share of it in parts of `micro_batch_size`, and the loss is
+divided by the targets of the whole batch, so neither the number of processes nor the size of the parts changes what is learnt. (BatchNorm
+of a tower that learns is the exception: its statistics are those of a part.)
 """
 
-import json
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,45 +25,81 @@ from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.plugins import load_plugin
 from fastvlm.train.data import BatchSource
 from fastvlm.train.depthwise import keep_depthwise_in_float32
-from fastvlm.train.recipe import PARTS, Recipe, Stage
-from fastvlm.train.state import find_state, load_state, read_progress, save_state
+from fastvlm.train.distributed import shard, sum_over_processes
+from fastvlm.train.objectives import Batch, Metrics
+from fastvlm.train.recipe import PARTS, Recipe, RecipeError, Stage
+from fastvlm.train.report import Report
+from fastvlm.train.state import find_state, load_optimizer, load_part, load_weights, read_progress, save_state
 
 logger = logging.getLogger(__name__)
 
 
-class _Batches(Dataset):
-    """Whole batches by their number, so that a worker makes one at a time and any of them can be the first."""
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; none of it changes what is learnt."""
 
-    def __init__(self, source: BatchSource, collate: Any):
-        self.source, self.collate = source, collate
+    workers: int = 1  # processes that make batches, for each that trains
+    save_every_s: float = 300.0
+    log_every: int = 20  # steps
+    sharded: bool = False  # FSDP2 instead of DDP
+    quiet: bool = False  # no progress bar
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+
+class TrainingModule(nn.Module):
+    """Model and objective as one module, whose forward pass is the loss: what DDP and FSDP need to see."""
+
+    def __init__(self, model: FastVLMModel, objective: Any):
+        super().__init__()
+        self.model = model
+        self.objective: Any = objective
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        return self.objective.loss(self.model, batch)
+
+
+class _Steps(Dataset):
+    """The parts that one process has of each batch, by the batch's number."""
+
+    def __init__(self, source: BatchSource, objective: Any, stage: Stage, rank: int, processes: int):
+        self.source, self.objective = source, objective
+        size = stage.micro_batch_size or -(-stage.batch_size // processes)
+        starts = range(rank * size, stage.batch_size, processes * size)
+        self.parts = [slice(start, min(start + size, stage.batch_size)) for start in starts]
+
+    def __getitem__(self, index: int) -> list[tuple[Batch, float]]:
+        """(batch, number of targets) of every part that has samples."""
         torch.set_num_threads(1)
-        return self.collate(self.source.batch(index))
+        batches = [self.objective.collate(self.source.batch(index, part)) for part in self.parts]
+        return [(batch, self.objective.count(batch)) for batch in batches if batch is not None]
 
 
-def parameter_groups(model: FastVLMModel, objective: torch.nn.Module, stage: Stage) -> list[dict[str, Any]]:
+def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any]]:
     """One group a part and kind; freezes what the stage does not train. The head learns with the language model."""
-    groups = []
-    modules: dict[str, list[torch.nn.Module]] = {part: [getattr(model, part)] for part in PARTS}
+    model, groups = module.model, []
+    members: dict[str, list[nn.Module]] = {part: [getattr(model, part)] for part in PARTS}
     if model.lm_head is not None:
-        modules["language_model"].append(model.lm_head)
+        members["language_model"].append(model.lm_head)
+    members["objective"] = [module.objective]
     rates = dict(stage.learning_rate)
-    rates["objective"] = stage.objective_learning_rate or max(rates.values(), default=0.0)
-    modules["objective"] = [objective]
-    for part, members in modules.items():
+    highest = max(rates.values(), default=0.0)
+    rates["objective"] = highest if stage.objective_learning_rate is None else stage.objective_learning_rate
+    for part, modules in members.items():
         rate = rates.get(part, 0.0)
-        parameters = list(dict.fromkeys(p for member in members for p in member.parameters()))
+        parameters = list(dict.fromkeys(p for member in modules for p in member.parameters()))
         for parameter in parameters:
             parameter.requires_grad_(rate > 0)
         if rate > 0 and parameters:
             # biases, norms and layer scales are not weights of a map: decaying them shrinks the signal
-            decayed = [p for p in parameters if p.squeeze().dim() > 1]
-            plain = [p for p in parameters if p.squeeze().dim() <= 1]
-            groups += [{"params": decayed, "peak": rate, "weight_decay": stage.weight_decay, "part": part}]
-            groups += [{"params": plain, "peak": rate, "weight_decay": 0.0, "part": part}]
+            is_map = [p.squeeze().dim() > 1 for p in parameters]
+            for decayed in (True, False):
+                chosen = [p for p, flag in zip(parameters, is_map, strict=True) if flag is decayed]
+                if chosen:
+                    groups.append({"params": chosen, "peak": rate, "weight_decay": stage.weight_decay if decayed else 0.0})
         total = sum(p.numel() for p in parameters)
-        logger.info("stage %s: %s %s, %.2f M parameters", stage.name, part, f"learns at {rate:g}" if rate else "frozen", total / 1e6)
+        if total:
+            logger.info("stage %s: %s %s, %.2f M parameters", stage.name, part, f"learns at {rate:g}" if rate else "frozen", total / 1e6)
+    if not groups:
+        raise RecipeError(f"stage {stage.name!r}: learning_rate names no part, so there is nothing to train")
     return groups
 
 
@@ -66,8 +107,14 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
     """Training mode for what learns. A frozen tower stays in evaluation: its BatchNorm averages would drift with the batches."""
     for part in PARTS:
         getattr(model, part).train(part in stage.learning_rate)
+    if stage.freeze_batch_norm:
+        for layer in model.vision_tower.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
     if isinstance(model.language_model, Decoder):
         model.language_model.gradient_checkpointing = stage.gradient_checkpointing
+    elif stage.gradient_checkpointing:
+        model.language_model.gradient_checkpointing_enable()
 
 
 def run_stage(
@@ -78,92 +125,170 @@ def run_stage(
     folder: Path,
     *,
     inherit_from: Path | None = None,
-    workers: int = 1,
-    save_every_s: float = 300.0,
-    log_every: int = 20,
+    options: RunOptions | None = None,
+    after_evaluation: Any = None,
 ) -> None:
-    """Train one stage, going on from `folder/state` if there is one. Leaves the trained weights in `model`.
+    """Train one stage, going on from `folder/state` if there is one, and leave its last state there.
 
     Args:
         inherit_from: state of the stage before, when it had the same objective: what that one learnt for itself is kept.
+        after_evaluation: called as `after_evaluation(state_folder) -> {metric: value}` every `evaluate.every_samples`, in the main process.
     """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    options = options or RunOptions()
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+    )
     torch.manual_seed(recipe.seed)
     objective = load_plugin("fastvlm.train.objectives", stage.objective).Objective(model, processor, stage.options)
-    groups = parameter_groups(model, objective, stage)
-    optimizer = torch.optim.AdamW(groups, betas=stage.betas, fused=True)
-    modules = {"model": model, "objective": objective}
-    if stage.precision == "bfloat16" and model.device.type == "cpu":
+    module = TrainingModule(model, objective)
+    if stage.precision == "bfloat16" and accelerator.device.type == "cpu":
         keep_depthwise_in_float32(model.vision_tower)
-    first_step = 0
     state = find_state(folder / "state")
     if state is None and inherit_from is not None:
-        load_state(inherit_from, {"objective": objective}, None)
+        load_part(inherit_from, "objective.", objective)
+    groups = parameter_groups(module, stage)
+    if options.sharded and accelerator.num_processes > 1:
+        for group in groups:  # sharding replaces the parameters: find them again by name
+            names = {parameter: name for name, parameter in module.named_parameters()}
+            group["params"] = [names[parameter] for parameter in group["params"]]
+        shard(module.to(accelerator.device))
+        found = dict(module.named_parameters())
+        for group in groups:
+            group["params"] = [found[name] for name in group["params"]]
+        wrapped: nn.Module = module
+    else:
+        wrapped = accelerator.prepare_model(module)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=not options.sharded)
+    first_step, ema = 0, {}
+    if stage.ema_decay:
+        ema = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items() if value.is_floating_point()}
     if state is not None:
-        load_state(state, modules, optimizer)
+        load_weights(state, module)
+        ema = load_optimizer(state, module, optimizer)
         first_step = read_progress(state)["step"]
         logger.info("stage %s: going on from step %d of %d", stage.name, first_step, stage.steps)
     set_training_mode(model, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics_path = folder / "metrics.jsonl"
-    _drop_rows_after(metrics_path, first_step)
     source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}")
-    batches = DataLoader(
-        _Batches(source, objective.collate),
+    steps = DataLoader(
+        _Steps(source, objective, stage, accelerator.process_index, accelerator.num_processes),
         batch_size=None,
         sampler=range(first_step, stage.steps),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        num_workers=options.workers,
+        prefetch_factor=4 if options.workers else None,
     )
-    window: list[dict[str, float]] = []
-    last_save = last_log = time.monotonic()
-    step = first_step
+    is_main = accelerator.is_main_process
+    report = (
+        Report(folder, stage.name, first_step, stage.steps, stage.batch_size, log_every=options.log_every, quiet=options.quiet)
+        if is_main
+        else None
+    )
+    last_save, done = time.monotonic(), first_step
+
+    def save() -> None:
+        save_state(folder / "state", module, optimizer, ema, {"stage": stage.name, "step": done}, is_main=is_main)
+
     try:
-        with metrics_path.open("a") as metrics_file:
-            for step, batch in enumerate(batches, first_step):
-                scale = stage.learning_rate_scale(step)
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak"] * scale
-                autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=stage.precision == "bfloat16")
-                # the CPU's fused attention takes 15 times as long backward as the plain one on the tower's small maps
-                with autocast, sdpa_kernel(SDPBackend.MATH if model.device.type == "cpu" else list(SDPBackend.__members__.values())):
-                    loss, metrics = objective.loss(model, batch)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower learning_rate or use precision: float32")
-                loss.backward()
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
-                norm = torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                window.append({"loss": loss.item(), "grad_norm": norm.item(), **metrics})
-                if (step + 1) % log_every == 0 or step + 1 == stage.steps:
-                    now = time.monotonic()
-                    row = {name: sum(item.get(name, 0.0) for item in window) / len(window) for name in window[-1]}
-                    row = {"step": step + 1, "samples": (step + 1) * stage.batch_size, **row, "learning_rate_scale": scale}
-                    row["samples_per_s"] = len(window) * stage.batch_size / (now - last_log)
-                    metrics_file.write(json.dumps({k: round(v, 6) for k, v in row.items()}) + "\n")
-                    metrics_file.flush()
-                    logger.info("%s %s", stage.name, " ".join(f"{k}={v:.4g}" for k, v in row.items()))
-                    window, last_log = [], now
-                if time.monotonic() - last_save > save_every_s:
-                    save_state(folder / "state", modules, optimizer, {"stage": stage.name, "step": step + 1})
-                    last_save = time.monotonic()
-        step += 1
+        for step, parts in enumerate(steps, first_step):
+            values = _train_step(wrapped, optimizer, parts, stage, step, accelerator)
+            _update_average(ema, model, stage.ema_decay)
+            done = step + 1
+            if report is not None:
+                report.step(done, stage.learning_rate_scale(step), values)
+            is_evaluation = _crosses(done, stage.evaluate_every_steps) or (done == stage.steps and stage.evaluate_every_steps > 0)
+            if _any_process(is_evaluation or time.monotonic() - last_save > options.save_every_s, accelerator):
+                save()
+                last_save = time.monotonic()
+            if is_evaluation and report is not None and after_evaluation is not None:
+                scores = after_evaluation(folder / "state")
+                report.write({"step": done, "samples": done * stage.batch_size, **scores})
     finally:
-        # Ctrl-C and a failing sample keep what was learnt; a step cut in half is repeated on resume
-        if step > first_step:
-            save_state(folder / "state", modules, optimizer, {"stage": stage.name, "step": step})
+        # Ctrl-C and a failing sample keep what was learnt. A sharded state is gathered from all processes, which may not all be here.
+        if done > first_step and not (options.sharded and accelerator.num_processes > 1 and done < stage.steps):
+            save()
+        if report is not None:
+            report.close()
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    """Forget rows of steps that a kill undid, so that the log is one run."""
-    if path.exists():
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{row}\n" for row in rows))
+def _train_step(
+    module: nn.Module, optimizer: torch.optim.Optimizer, parts: list[tuple[Batch, float]], stage: Stage, step: int, accelerator: Any
+) -> dict[str, tuple[float, float]]:
+    """Gradients of all parts, one optimizer step; returns metric -> (sum, count) over all processes."""
+    scale = stage.learning_rate_scale(step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * scale
+    device = accelerator.device
+    targets = sum_over_processes(torch.tensor([sum(count for _, count in parts)], dtype=torch.float64))
+    if not targets.item():
+        return {}
+    sums: dict[str, list[float]] = {}
+    for index, (batch, count) in enumerate(parts):
+        on_device = {name: value.to(device) for name, value in batch.items()}
+        is_last = index == len(parts) - 1
+        with contextlib.nullcontext() if is_last else _no_sync(module), _fast_attention(device), _autocast(device, stage):
+            loss, metrics = module(on_device)
+        # gradients are averaged over the processes, and should be summed
+        scaled = loss * (accelerator.num_processes / targets.item())
+        with contextlib.nullcontext() if is_last else _no_sync(module), _fast_attention(device):
+            scaled.backward()
+        for name, (total, number) in {"loss": (loss.detach(), torch.tensor(count)), **metrics}.items():
+            entry = sums.setdefault(name, [0.0, 0.0])
+            entry[0] += total.item()
+            entry[1] += number.item()
+    names = sorted(sums)
+    gathered = sum_over_processes(torch.tensor([sums[name] for name in names], dtype=torch.float64))
+    values = {name: (total, count) for name, (total, count) in zip(names, gathered.tolist(), strict=True)}
+    if not all(map(_is_finite, (total for total, _ in values.values()))):
+        raise FloatingPointError(f"the loss is not finite at step {step}; lower learning_rate or use precision: float32")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm: Any = torch.nn.utils.clip_grad_norm_(parameters, stage.max_grad_norm)
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {**values, "grad_norm": (norm.item(), 1.0)}
 
 
-def stage_folder(recipe: Recipe, out_dir: Path, index: int) -> Path:
-    """Where stage `index` (from 0) of a run keeps its state and its log."""
-    return out_dir / f"{index + 1}-{recipe.stages[index].name}"
+def _autocast(device: torch.device, stage: Stage) -> Any:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=stage.precision == "bfloat16")
+
+
+def _fast_attention(device: torch.device) -> Any:
+    """The CPU's fused attention takes 15 times as long backward as the plain one on the tower's small maps."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+
+
+def _no_sync(module: nn.Module) -> Any:
+    return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _crosses(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _any_process(flag: bool, accelerator: Any) -> bool:
+    """True in all processes if it is in one: clocks differ, and saving a sharded state needs all."""
+    return bool(sum_over_processes(torch.tensor([float(flag)])).item()) if accelerator.num_processes > 1 else flag
+
+
+@torch.no_grad()
+def _update_average(ema: dict[str, Tensor], model: FastVLMModel, decay: float) -> None:
+    if ema:
+        for name, value in model.state_dict().items():
+            if f"model.{name}" in ema:
+                ema[f"model.{name}"].lerp_(value.to(ema[f"model.{name}"].dtype), 1 - decay)
+
+
+def stage_folders(recipe: Recipe, out_dir: Path) -> Iterator[tuple[Stage, Path]]:
+    """Each stage with the folder that holds its state and its log."""
+    for number, stage in enumerate(recipe.stages, 1):
+        yield stage, out_dir / f"{number}-{stage.name}"
 
 
 def is_finished(stage: Stage, folder: Path) -> bool:

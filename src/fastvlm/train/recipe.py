@@ -38,6 +38,9 @@ class Stage:
     precision: str = "float32"  # or bfloat16: autocast
     gradient_checkpointing: bool = False
     ema_decay: float = 0.0  # 0: no moving average of the weights
+    micro_batch_size: int | None = None  # samples that a process computes at once; None: its whole share of a batch
+    freeze_batch_norm: bool = False  # keep the tower's averages although it learns
+    evaluate: dict[str, Any] | None = None  # task, split, metric, every_samples, limit, options: score while training, keep the best
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.learning_rate) - set(PARTS)):
@@ -49,9 +52,21 @@ class Stage:
         if self.samples <= 0 or self.batch_size <= 0:
             raise RecipeError(f"stage {self.name!r}: samples and batch_size must be positive")
 
+        if self.evaluate is not None:
+            known = {"task", "split", "metric", "every_samples", "limit", "options", "lower_is_better"}
+            if unknown := sorted(set(self.evaluate) - known):
+                raise RecipeError(f"stage {self.name!r}: evaluate has unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            if missing := sorted({"task", "metric", "every_samples"} - set(self.evaluate)):
+                raise RecipeError(f"stage {self.name!r}: evaluate needs {', '.join(missing)}")
+
     @property
     def steps(self) -> int:
         return -(-self.samples // self.batch_size)
+
+    @property
+    def evaluate_every_steps(self) -> int:
+        """0 where the stage is not scored."""
+        return 0 if self.evaluate is None else max(1, self.evaluate["every_samples"] // self.batch_size)
 
     def learning_rate_scale(self, step: int) -> float:
         """Share of the peak learning rate at a step counted from 0."""

@@ -1,7 +1,10 @@
 """A whole run: the model a recipe names or describes, through its stages, into a folder that can be stopped and continued."""
 
+import json
 import logging
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,14 +13,18 @@ import torch
 
 from fastvlm.checkpoint import open_checkpoint, save_pretrained
 from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
+from fastvlm.evaluate.metrics import LOWER_IS_BETTER
+from fastvlm.evaluate.runner import evaluate
 from fastvlm.image_processing import ImageProcessor
 from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.plugins import load_plugin
 from fastvlm.processor import Processor
 from fastvlm.train.byte_tokenizer import save_byte_tokenizer
 from fastvlm.train.initialize import initialize_language_model, initialize_tower
-from fastvlm.train.loop import is_finished, run_stage, stage_folder
-from fastvlm.train.recipe import Recipe, RecipeError
-from fastvlm.train.state import find_state, load_state
+from fastvlm.train.loop import RunOptions, is_finished, run_stage, stage_folders
+from fastvlm.train.recipe import Recipe, RecipeError, Stage
+from fastvlm.train.state import find_state, load_part
+from fastvlm.vlm import load
 
 logger = logging.getLogger(__name__)
 
@@ -59,28 +66,77 @@ def start(recipe: Recipe) -> tuple[FastVLMModel, Processor]:
     return new_model(recipe.model, processor.image_token_id, recipe.seed), processor
 
 
-def run(recipe: Recipe, out_dir: Path, *, workers: int = 1, save_every_s: float = 300.0) -> FastVLMModel:
-    """Train all stages of a recipe, going on where `out_dir` was left; the result is the checkpoint `out_dir/model`."""
+def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Path:
+    """Train all stages of a recipe, going on where `out_dir` was left.
+
+    Returns:
+        `out_dir/model`: the checkpoint after the last stage. `out_dir/best` is the one that scored best, where stages are scored.
+    """
     model, processor = start(recipe)
     model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13's stubs lack it
-    previous: Path | None = None
-    for index, stage in enumerate(recipe.stages):
-        folder = stage_folder(recipe, out_dir, index)
+    previous: tuple[Stage, Path] | None = None
+    for stage, folder in stage_folders(recipe, out_dir):
         if not is_finished(stage, folder):
+            inherit_from = None
             if previous is not None:
-                load_state(previous, {"model": model}, None)
-            same_objective = index > 0 and recipe.stages[index - 1].objective == stage.objective
-            inherit_from = previous if same_objective else None
-            run_stage(model, processor, recipe, stage, folder, inherit_from=inherit_from, workers=workers, save_every_s=save_every_s)
-            export(model, processor, out_dir / "model")
-        previous = find_state(folder / "state")
-    assert previous is not None
-    load_state(previous, {"model": model}, None)
-    return model
+                load_part(previous[1], "model.", model, ema=True)
+                inherit_from = previous[1] if previous[0].objective == stage.objective else None
+            scorer = Scorer(model.config, processor, stage, out_dir)
+            run_stage(model, processor, recipe, stage, folder, inherit_from=inherit_from, options=options, after_evaluation=scorer)
+            if int(os.environ.get("RANK", 0)) == 0:
+                export_state(folder / "state", model.config, processor, out_dir / "model")
+        state = find_state(folder / "state")
+        assert state is not None
+        previous = (stage, state)
+    return out_dir / "model"
 
 
-def export(model: FastVLMModel, processor: Processor, folder: Path) -> None:
-    """Write a checkpoint that `predict`, `convert` and transformers read, in place of the one that was there."""
+class Scorer:
+    """Writes the checkpoint of a state, scores it on the stage's task, and keeps the best."""
+
+    def __init__(self, config: FastVLMConfig, processor: Processor, stage: Stage, out_dir: Path):
+        self.config, self.processor, self.stage, self.out_dir = config, processor, stage, out_dir
+
+    def __call__(self, state: Path) -> dict[str, float]:
+        """Metric -> mean, named `eval_...`."""
+        settings = self.stage.evaluate or {}
+        task = load_plugin("fastvlm.evaluate.tasks", settings["task"])
+        export_state(state, self.config, self.processor, self.out_dir / "model")
+        vlm = load(self.out_dir / "model", runtime="torch", dtype="float32", device="cpu")
+
+        def generate_batch(conversations: Sequence[Any]) -> list[str]:
+            return [result.text for result in vlm.generate_batch(conversations, max_new_tokens=task.MAX_NEW_TOKENS)]
+
+        with TemporaryDirectory() as scratch:
+            summary = evaluate(
+                generate_batch,
+                task,
+                Path(scratch),
+                split=settings.get("split"),
+                limit=settings.get("limit"),
+                options=settings.get("options"),
+                progress=False,
+            )
+        scores = {f"eval_{name}": result["mean"] for name, result in summary["metrics"].items()}
+        self._keep_best(scores)
+        return scores
+
+    def _keep_best(self, scores: dict[str, float]) -> None:
+        settings = self.stage.evaluate or {}
+        value = scores[f"eval_{settings['metric']}"]
+        record = self.out_dir / "best.json"
+        best = json.loads(record.read_text())["value"] if record.exists() else None
+        sign = -1 if settings.get("lower_is_better") or settings["metric"] in LOWER_IS_BETTER else 1
+        if best is None or sign * value > sign * best:
+            shutil.rmtree(self.out_dir / "best", ignore_errors=True)
+            shutil.copytree(self.out_dir / "model", self.out_dir / "best")
+            record.write_text(json.dumps({"stage": self.stage.name, "value": value, **scores}) + "\n")
+
+
+def export_state(state: Path, config: FastVLMConfig, processor: Processor, folder: Path) -> None:
+    """Write a checkpoint that `predict`, `convert` and transformers read, of a state's averaged weights where it has them."""
+    model = FastVLMModel(config)
+    load_part(state, "model.", model, ema=True)
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     save_pretrained(model, processor, new, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""What a run needs to go on after a kill, written whole or not at all, without pickle."""
+"""What a run needs to go on after a kill: written whole or not at all, by name, without pickle, the same for any number of processes."""
 
 import json
 import shutil
@@ -7,17 +7,36 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def save_state(folder: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-    """Replace `folder` by a new one in two renames; a kill between them leaves `folder.previous`."""
+def save_state(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, ema: dict[str, Tensor], progress: dict[str, Any], *, is_main: bool
+) -> None:
+    """Replace `folder` by a new one in two renames; a kill between them leaves `folder.previous`.
+
+    Every process calls this, since sharded weights are gathered from all; the main one writes.
+    """
+    weights = get_model_state_dict(module, options=_FULL)
+    whole: Any = get_optimizer_state_dict(module, optimizer, options=_FULL)
+    if not is_main:  # gathered on the main process only
+        return
+    moments = whole["state"]
     new, previous = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".previous")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    for name, module in modules.items():
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, new / f"{name}.safetensors")
-    save_file(_flatten(optimizer.state_dict()["state"]), new / "optimizer.safetensors")
+    _save(weights, new / "weights.safetensors")
+    _save({f"{name}|{key}": value for name, values in moments.items() for key, value in values.items()}, new / "optimizer.safetensors")
+    _save(ema, new / "ema.safetensors")
     (new / "progress.json").write_text(json.dumps(progress))
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
@@ -36,22 +55,37 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "progress.json").read_text())
 
 
-def load_state(folder: Path, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer | None) -> None:
-    """Fill modules (and an optimizer over the same parameters) from a state."""
-    for name, module in modules.items():
-        module.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    if optimizer is not None:
-        state = optimizer.state_dict()
-        state["state"] = {}
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for key, value in load_file(folder / "optimizer.safetensors").items():
-            index, name = key.split(".")
-            if value.shape == (parameter := parameters[int(index)]).shape:
+def load_weights(folder: Path, module: nn.Module) -> None:
+    """Fill `module`, sharded or not; all names must fit."""
+    tensors: Any = load_file(folder / "weights.safetensors")
+    set_model_state_dict(module, tensors, options=_FULL)
+
+
+def load_part(folder: Path, prefix: str, module: nn.Module, *, ema: bool = False) -> None:
+    """Fill `module` from the tensors below `prefix`, averaged ones where there are and `ema` asks for them."""
+    tensors = load_file(folder / "weights.safetensors")
+    if ema:
+        tensors.update(load_file(folder / "ema.safetensors"))
+    module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+
+
+def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Fill the optimizer, and return the moving averages."""
+    groups: Any = get_optimizer_state_dict(module, optimizer, options=StateDictOptions(full_state_dict=True))["param_groups"]
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / "optimizer.safetensors").items():
+        parameter, _, key = name.rpartition("|")
+        state.setdefault(parameter, {})[key] = value
+    whole: Any = {"state": state, "param_groups": groups}
+    set_optimizer_state_dict(module, optimizer, whole, options=_FULL)
+    states: Any = optimizer.state
+    for weight, moments in states.items():
+        for key, moment in moments.items():
+            if moment.shape == weight.shape and moment.stride() != weight.stride():
                 # the fused AdamW walks both by memory, so a moment has to lie as its channels_last weight does
-                value = torch.empty_like(parameter).copy_(value)
-            state["state"].setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict(state)
+                moments[key] = torch.empty_like(weight).copy_(moment)
+    return load_file(folder / "ema.safetensors")
 
 
-def _flatten(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{index}.{name}": value.contiguous() for index, values in state.items() for name, value in values.items()}
+def _save(tensors: dict[str, Any], path: Path) -> None:
+    save_file({name: torch.as_tensor(value).contiguous() for name, value in tensors.items()}, path)

@@ -1,7 +1,12 @@
 """What a stage learns: one file an objective, named by `objective:` in the recipe.
 
-Each file defines `Objective(model, stage, processor)`, an nn.Module that owns what is only needed in training (its own heads):
-  dataset(start) -> iterable of samples, one per index from `start` on, the same for the same index
-  collate(samples) -> dict of tensors, in the data worker
-  loss(batch) -> (loss summed over targets, number of targets, metrics)   metrics: dict of name -> (sum, count)
+Each file defines `Objective(model, processor, options)`, an nn.Module that owns what is only needed in training (its own heads):
+  collate(samples) -> batch: dict of tensors, made in the data worker; None when no sample is left
+  count(batch) -> how many targets it has; what losses are divided by, over all processes and accumulated parts
+  loss(model, batch) -> (loss summed over the targets, {metric: (sum, count)})
 """
+
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+Metrics = dict[str, tuple[Tensor, Tensor]]

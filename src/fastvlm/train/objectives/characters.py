@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.train.objectives import Batch, Metrics
 
 CELL_HEIGHT, CELL_WIDTH = 8, 4
 CHARACTERS = "".join(map(chr, range(33, 127))) + "£€¥°©®–—‘’“”•…×§é"
@@ -72,20 +73,27 @@ class Objective(nn.Module):
         self.map_head = CellHead(dims[2], 16)
         self.token_head = CellHead(model.config.vision_config.hidden_size, 64)
 
-    def collate(self, documents: list[Any]) -> dict[str, Tensor]:
+    def collate(self, documents: list[Any]) -> Batch | None:
         """Documents of one size -> pixels uint8 (N, H, W, 3) and cells uint8 (N, H/8, W/4)."""
+        if not documents:
+            return None
         pixels = np.stack([np.asarray(document.image) for document in documents])
         grids = [character_grid(d.chars, d.boxes, d.image.height, d.image.width) for d in documents]
         return {"pixels": torch.from_numpy(pixels), "cells": torch.from_numpy(np.stack(grids))}
 
-    def loss(self, model: FastVLMModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Mean loss, and the share of character cells that each head names right."""
+    def count(self, batch: Batch) -> float:
+        """Cells, those of the background at their weight."""
+        is_background = batch["cells"] == BACKGROUND
+        return float((~is_background).sum() + self.background_weight * is_background.sum())
+
+    def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Summed loss, and the share of character cells that each head names right."""
         tower = model.vision_tower
         x = (batch["pixels"].permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
         targets = batch["cells"].long()
         weight = torch.ones(NUM_CLASSES)
         weight[BACKGROUND] = self.background_weight
-        loss, metrics = torch.zeros(()), {}
+        loss, metrics = torch.zeros(()), {}  # type: Tensor, Metrics
         x = tower.stem(x)
         for stage in tower.stages[:3]:
             x = stage(x)
@@ -97,7 +105,7 @@ class Objective(nn.Module):
         is_character = targets != BACKGROUND
         for name, head_weight, head, features in heads:
             logits = head(features).float()
-            loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight)
+            loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight, reduction="sum")
             right = (logits.argmax(-1) == targets) & is_character
-            metrics[f"{name}_accuracy"] = float(right.sum() / is_character.sum().clamp(min=1))
+            metrics[f"{name}_accuracy"] = (right.sum(), is_character.sum())
         return loss, metrics

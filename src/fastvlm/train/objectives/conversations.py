@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.train.objectives import Batch, Metrics
 
 IGNORE = -100
 
@@ -45,10 +46,16 @@ class Objective(nn.Module):
             messages += [{"role": "user", "content": content}, {"role": "assistant", "content": qa.answer}]
         return messages
 
-    def collate(self, samples: list[Any]) -> dict[str, Tensor]:
-        """Documents or message lists -> input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W)."""
+    def collate(self, samples: list[Any]) -> Batch | None:
+        """Documents or message lists -> input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W).
+
+        A sample longer than `max_length` is left out whole: cutting it could cut a picture in half, and would teach an answer's beginning
+        as its end.
+        """
         rows = [self.processor.training_inputs(s if isinstance(s, list) else self.messages(s)) for s in samples]
         rows = [row for row in rows if row.input_ids.shape[1] <= self.max_length]
+        if not rows:
+            return None
         length = max(row.input_ids.shape[1] for row in rows)
         input_ids = np.zeros((len(rows), length), np.int64)
         labels = np.full((len(rows), length), IGNORE, np.int64)
@@ -56,14 +63,18 @@ class Objective(nn.Module):
             count = row.input_ids.shape[1]
             input_ids[index, :count] = row.input_ids[0]
             labels[index, :count] = np.where(row.loss_mask[0], row.input_ids[0], IGNORE)
-        batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        batch: Batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
         if pixels:
             batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))
         return batch
 
-    def loss(self, model: FastVLMModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Mean loss over the assistant's tokens, and the share of them that comes first."""
+    def count(self, batch: Batch) -> float:
+        """The assistant's tokens."""
+        return float((batch["labels"][:, 1:] != IGNORE).sum())
+
+    def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Loss summed over the assistant's tokens, and the share of them that the model puts first."""
         pixel_values = batch.get("pixel_values")
         features = None
         if pixel_values is not None:
@@ -75,5 +86,5 @@ class Objective(nn.Module):
         is_target = targets != IGNORE
         logits = model.head(hidden[:, :-1][is_target]).float()
         targets = targets[is_target]
-        right = (logits.argmax(-1) == targets).sum() / max(1, len(targets))
-        return F.cross_entropy(logits, targets), {"token_accuracy": right.item(), "tokens": float(len(targets))}
+        right = (logits.argmax(-1) == targets).sum()
+        return F.cross_entropy(logits, targets, reduction="sum"), {"token_accuracy": (right, is_target.sum())}
