@@ -231,11 +231,17 @@ def test_the_result_is_a_checkpoint(tmp_path):
     from fastvlm.train.run import run
 
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(TINY + CONVERSATIONS)
+    scored = "    evaluate: {task: documents, split: val, metric: cer, every_samples: 12, limit: 2, options: {documents: 1}}\n"
+    recipe.write_text(TINY + CONVERSATIONS + "    ema_decay: 0.5\n" + scored)
     run(load_recipe(recipe), tmp_path / "run", RunOptions(workers=0))
     log = [json.loads(line) for line in (tmp_path / "run" / "2-answer" / "metrics.jsonl").read_text().splitlines()]
-    assert log[-1]["step"] == 6
-    assert log[-1]["loss"] < np.log(320)
+    losses = [row for row in log if "loss" in row]
+    assert [row["step"] for row in log] == [3, 6, 6]
+    assert losses[-1]["loss"] < np.log(320)
+    assert min(row["eval_cer"] for row in log if "eval_cer" in row) == json.loads((tmp_path / "run" / "best.json").read_text())["value"]
+    assert (
+        fastvlm.load(tmp_path / "run" / "best", runtime="torch").config == fastvlm.load(tmp_path / "run" / "model", runtime="torch").config
+    )
     vlm = fastvlm.load(tmp_path / "run" / "model", runtime="torch", dtype="float32")
     picture = Image.new("RGB", (100, 60), "white")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": "Read it."}]
