@@ -254,6 +254,20 @@ def test_the_result_is_a_checkpoint(tmp_path):
     assert vlm.generate(messages, max_new_tokens=3).timings.completion_tokens <= 3
 
 
+def test_reading_learns_text_and_cells_together(tmp_path):
+    """Both losses fall, and the text's gradient reaches the tower through the tokens that the cells are read from."""
+    recipe = tmp_path / "tiny.yaml"
+    text = (TINY + CONVERSATIONS).replace("objective: conversations", "objective: reading").replace("samples: 24", "samples: 40")
+    recipe.write_text(text.replace("samples: 32", "samples: 4").replace("precision: bfloat16", "options: {cell_weight: 0.5}"))
+    from fastvlm.train.loop import RunOptions
+    from fastvlm.train.run import run
+
+    run(load_recipe(recipe), tmp_path / "run", RunOptions(workers=0, log_every=1))
+    log = rows(tmp_path / "run" / "2-answer" / "metrics.jsonl")
+    assert log[-1]["text_loss"] < log[0]["text_loss"]
+    assert {"map_accuracy", "token_accuracy", "text_accuracy"} <= set(log[0])
+
+
 def test_only_answers_are_learnt():
     """The labels of a two-turn conversation are the answers and their end marks, at their places, and nothing else."""
     from fastvlm.train.objectives.conversations import IGNORE, Objective

@@ -124,14 +124,14 @@ def run_stage(
     stage: Stage,
     folder: Path,
     *,
-    inherit_from: Path | None = None,
+    inherit_from: tuple[str, Path] | None = None,
     options: RunOptions | None = None,
     after_evaluation: Any = None,
 ) -> None:
     """Train one stage, going on from `folder/state` if there is one, and leave its last state there.
 
     Args:
-        inherit_from: state of the stage before, when it had the same objective: what that one learnt for itself is kept.
+        inherit_from: objective and state of the stage before; what that objective learnt for itself is kept where this one has the same.
         after_evaluation: called as `after_evaluation(state_folder) -> {metric: value}` every `evaluate.every_samples`, in the main process.
     """
     from accelerate import Accelerator
@@ -148,7 +148,11 @@ def run_stage(
         keep_depthwise_in_float32(model.vision_tower)
     state = find_state(folder / "state")
     if state is None and inherit_from is not None:
-        load_part(inherit_from, "objective.", objective)
+        previous, previous_state = inherit_from
+        if previous == stage.objective:
+            load_part(previous_state, "objective.", objective)
+        elif previous in getattr(objective, "contains", {}):
+            load_part(previous_state, "objective.", getattr(objective, objective.contains[previous]))
     groups = parameter_groups(module, stage)
     if options.sharded and accelerator.num_processes > 1:
         for group in groups:  # sharding replaces the parameters: find them again by name

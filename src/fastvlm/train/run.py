@@ -76,11 +76,13 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
     model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13's stubs lack it
     previous: tuple[Stage, Path] | None = None
     for stage, folder in stage_folders(recipe, out_dir):
+        if stage.resolution is not None:
+            processor.image_processor = processor.image_processor.at_size(stage.resolution)
         if not is_finished(stage, folder):
             inherit_from = None
             if previous is not None:
                 load_part(previous[1], "model.", model, ema=True)
-                inherit_from = previous[1] if previous[0].objective == stage.objective else None
+                inherit_from = (previous[0].objective, previous[1])
             scorer = Scorer(model.config, processor, stage, out_dir)
             run_stage(model, processor, recipe, stage, folder, inherit_from=inherit_from, options=options, after_evaluation=scorer)
             if int(os.environ.get("RANK", 0)) == 0:

@@ -88,22 +88,35 @@ class Objective(nn.Module):
 
     def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed loss, and the share of character cells that each head names right."""
+        return self.loss_of(self.maps(model, batch), batch)
+
+    def maps(self, model: FastVLMModel, batch: Batch) -> dict[str, Tensor]:
+        """The tower's stride-16 map (N, C, H/16, W/16) and, where they are needed, its final tokens (N, C, H/64, W/64)."""
         tower = model.vision_tower
         x = (batch["pixels"].permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
-        targets = batch["cells"].long()
-        weight = torch.ones(NUM_CLASSES)
-        weight[BACKGROUND] = self.background_weight
-        loss, metrics = torch.zeros(()), {}  # type: Tensor, Metrics
         x = tower.stem(x)
         for stage in tower.stages[:3]:
             x = stage(x)
-        heads = [("map", self.map_weight, self.map_head, x)]
+        maps = {"map": x}
         if self.token_weight:
             for stage in tower.stages[3:]:
                 x = stage(x)
-            heads.append(("token", self.token_weight, self.token_head, tower.final_conv(x)))
+            maps["token"] = tower.final_conv(x)
+        return maps
+
+    def loss_of(self, maps: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
+        """As `loss`, with the maps at hand."""
+        targets = batch["cells"].long()
         is_character = targets != BACKGROUND
-        for name, head_weight, head, features in heads:
+        weight = torch.ones(NUM_CLASSES, device=targets.device)
+        weight[BACKGROUND] = self.background_weight
+        loss = torch.zeros((), device=targets.device)
+        metrics: Metrics = {}
+        heads = {"map": (self.map_weight, self.map_head), "token": (self.token_weight, self.token_head)}
+        for name, features in maps.items():
+            head_weight, head = heads[name]
+            if not head_weight:
+                continue
             logits = head(features).float()
             loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight, reduction="sum")
             right = (logits.argmax(-1) == targets) & is_character

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.processor import ModelInputs
 from fastvlm.train.objectives import Batch, Metrics
 
 IGNORE = -100
@@ -46,14 +47,20 @@ class Objective(nn.Module):
             messages += [{"role": "user", "content": content}, {"role": "assistant", "content": qa.answer}]
         return messages
 
-    def collate(self, samples: list[Any]) -> Batch | None:
-        """Documents or message lists -> input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W).
+    def row(self, sample: Any) -> ModelInputs | None:
+        """A document or a message list, ready to stack; None if it is longer than `max_length`.
 
-        A sample longer than `max_length` is left out whole: cutting it could cut a picture in half, and would teach an answer's beginning
-        as its end.
+        It is left out whole: cutting it could cut a picture in half, and would teach an answer's beginning as its end.
         """
-        rows = [self.processor.training_inputs(s if isinstance(s, list) else self.messages(s)) for s in samples]
-        rows = [row for row in rows if row.input_ids.shape[1] <= self.max_length]
+        inputs = self.processor.training_inputs(sample if isinstance(sample, list) else self.messages(sample))
+        return inputs if inputs.input_ids.shape[1] <= self.max_length else None
+
+    def collate(self, samples: list[Any]) -> Batch | None:
+        """Documents or message lists -> as `stack`."""
+        return self.stack([row for row in map(self.row, samples) if row is not None])
+
+    def stack(self, rows: list[ModelInputs]) -> Batch | None:
+        """input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W)."""
         if not rows:
             return None
         length = max(row.input_ids.shape[1] for row in rows)
@@ -62,6 +69,7 @@ class Objective(nn.Module):
         for index, row in enumerate(rows):
             count = row.input_ids.shape[1]
             input_ids[index, :count] = row.input_ids[0]
+            assert row.loss_mask is not None
             labels[index, :count] = np.where(row.loss_mask[0], row.input_ids[0], IGNORE)
         batch: Batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
@@ -79,6 +87,10 @@ class Objective(nn.Module):
         features = None
         if pixel_values is not None:
             features = model.encode_images(pixel_values.contiguous(memory_format=torch.channels_last))
+        return self.loss_of(model, batch, features)
+
+    def loss_of(self, model: FastVLMModel, batch: Batch, features: Tensor | None) -> tuple[Tensor, Metrics]:
+        """As `loss`, with image features (N, T, D) at hand."""
         # Padding stands on the right, where causal attention keeps it from the real tokens without a mask.
         inputs_embeds = model.embed(batch["input_ids"], features)
         hidden = model.language_model(inputs_embeds)
@@ -87,4 +99,4 @@ class Objective(nn.Module):
         logits = model.head(hidden[:, :-1][is_target]).float()
         targets = targets[is_target]
         right = (logits.argmax(-1) == targets).sum()
-        return F.cross_entropy(logits, targets, reduction="sum"), {"token_accuracy": (right, is_target.sum())}
+        return F.cross_entropy(logits, targets, reduction="sum"), {"text_accuracy": (right, is_target.sum())}
