@@ -38,15 +38,8 @@ def noise(width: int = 128, height: int = 128, seed: int = 0) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def parity_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parity") / "small_tied"
-    subprocess.run([sys.executable, PARITY / "make_checkpoint.py", "small_tied", folder], check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def parity(parity_folder: Path) -> fastvlm.FastVLM:
-    return fastvlm.load(parity_folder, runtime="torch", dtype="float32", device="cpu")
+def parity(parity_checkpoint: Path) -> fastvlm.FastVLM:
+    return fastvlm.load(parity_checkpoint, runtime="torch", dtype="float32", device="cpu")
 
 
 def close(ours: np.ndarray, reference: np.ndarray, tolerance: float) -> bool:
@@ -86,15 +79,15 @@ def test_answers_are_the_references(parity: fastvlm.FastVLM, image: str, prompt:
     assert result.text == parity.processor.tokenizer.decode(result.token_ids)
 
 
-def test_the_command_answers_from_apples_files(parity: fastvlm.FastVLM, parity_folder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_answers_from_apples_files(parity: fastvlm.FastVLM, parity_checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
     image = str(CASE / "portrait.jpg")
-    flags = f"--model {parity_folder} --image {image} --runtime torch --dtype float32 --max-new-tokens 5 --resolution 256".split()
+    flags = f"--model {parity_checkpoint} --image {image} --runtime torch --dtype float32 --max-new-tokens 5 --resolution 256".split()
     assert cli.main(["predict", *flags, "--prompt", PROMPTS[0]]) == 0
     shown = capsys.readouterr().out
     expected = parity.generate(question(PROMPTS[0], image), max_new_tokens=5, resolution=256)
     assert expected.timings.image_tokens == 16
     assert shown == expected.text + "\n"
-    assert cli.main(["info", str(parity_folder)]) == 0
+    assert cli.main(["info", str(parity_checkpoint)]) == 0
     assert "llava_qwen2" in capsys.readouterr().out
 
 
