@@ -1,10 +1,10 @@
 """Dense reading: name the character under every cell of the picture, before there is any language model to train.
 
 A reader trained on answers alone sees nothing for tens of thousands of pictures; the generator knows every character's box, so the tower
-can be told. Two linear heads, thrown away afterwards, predict a grid of cells 8 pixels high and 4 wide: one from the stride-16 map
-(stage 3), one from each final image token, which so learns to carry all that stands in its 64 x 64 pixels.
+can be told. Small heads, thrown away afterwards, predict a grid of cells 8 pixels high and 4 wide: from the maps of stride 16 and 32
+(stages 3 and 4), and from each final image token, which so learns to carry all that stands in its 64 x 64 pixels.
 
-Options in the recipe: `map_weight`, `token_weight` (of the two losses), `background_weight`, and the generator's own.
+Options in the recipe: `map_weight`, `middle_weight`, `token_weight` (of the three losses; 0 leaves one out), `background_weight`.
 """
 
 from typing import Any
@@ -67,10 +67,12 @@ class Objective(nn.Module):
     def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any]):
         super().__init__()
         self.map_weight = options.get("map_weight", 1.0)
+        self.middle_weight = options.get("middle_weight", 0.0)
         self.token_weight = options.get("token_weight", 1.0)
         self.background_weight = options.get("background_weight", 0.1)
         dims = model.config.vision_config.embed_dims
         self.map_head = CellHead(dims[2], 16)
+        self.middle_head = CellHead(dims[3], 32)
         self.token_head = CellHead(model.config.vision_config.hidden_size, 64)
 
     def collate(self, documents: list[Any]) -> Batch | None:
@@ -91,17 +93,17 @@ class Objective(nn.Module):
         return self.loss_of(self.maps(model, batch), batch)
 
     def maps(self, model: FastVLMModel, batch: Batch) -> dict[str, Tensor]:
-        """The tower's stride-16 map (N, C, H/16, W/16) and, where they are needed, its final tokens (N, C, H/64, W/64)."""
+        """The tower's map of stride 16 (N, C, H/16, W/16) and, where they are needed, of stride 32 and its final tokens, of stride 64."""
         tower = model.vision_tower
         x = (batch["pixels"].permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
         x = tower.stem(x)
         for stage in tower.stages[:3]:
             x = stage(x)
         maps = {"map": x}
+        if self.middle_weight or self.token_weight:
+            maps["middle"] = x = tower.stages[3](x)
         if self.token_weight:
-            for stage in tower.stages[3:]:
-                x = stage(x)
-            maps["token"] = tower.final_conv(x)
+            maps["token"] = tower.final_conv(tower.stages[4](x))
         return maps
 
     def loss_of(self, maps: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
@@ -112,7 +114,11 @@ class Objective(nn.Module):
         weight[BACKGROUND] = self.background_weight
         loss = torch.zeros((), device=targets.device)
         metrics: Metrics = {}
-        heads = {"map": (self.map_weight, self.map_head), "token": (self.token_weight, self.token_head)}
+        heads = {
+            "map": (self.map_weight, self.map_head),
+            "middle": (self.middle_weight, self.middle_head),
+            "token": (self.token_weight, self.token_head),
+        }
         for name, features in maps.items():
             head_weight, head = heads[name]
             if not head_weight:
