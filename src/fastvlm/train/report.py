@@ -1,6 +1,7 @@
 """What a run tells: a progress bar, metrics.jsonl, TensorBoard, and a plot of the loss at the end."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ class Report:
             rows = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
             self.path.write_text("".join(f"{row}\n" for row in rows))
         self.file = self.path.open("a")
-        self.bar = tqdm(desc=name, total=steps * batch_size, initial=first_step * batch_size, unit="sample", disable=quiet, mininterval=2)
+        interval_s = 1 if sys.stderr.isatty() else 60  # a log file is read later
+        self.bar = tqdm(
+            desc=name, total=steps * batch_size, initial=first_step * batch_size, unit="sample", disable=quiet, mininterval=interval_s
+        )
         self.sums: dict[str, list[float]] = {}
         self.count, self.since = 0, time.monotonic()
         try:
