@@ -149,10 +149,9 @@ def run_stage(
     state = find_state(folder / "state")
     if state is None and inherit_from is not None:
         previous, previous_state = inherit_from
-        if previous == stage.objective:
-            load_part(previous_state, "objective.", objective)
-        elif previous in getattr(objective, "contains", {}):
-            load_part(previous_state, "objective.", getattr(objective, objective.contains[previous]))
+        heir = objective if previous == stage.objective else getattr(objective, getattr(objective, "contains", {}).get(previous, ""), None)
+        if heir is not None and (fresh := load_part(previous_state, "objective.", heir, strict=False)):
+            logger.info("stage %s: new, since the stage before had none: %s", stage.name, ", ".join(fresh))
     groups = parameter_groups(module, stage)
     if options.sharded and accelerator.num_processes > 1:
         for group in groups:  # sharding replaces the parameters: find them again by name
