@@ -324,13 +324,44 @@ def test_only_answers_are_learnt():
         {"role": "user", "content": "Date?"},
         {"role": "assistant", "content": "May"},
     ]
-    batch = Objective(None, processor, {}).collate([messages, messages[:2]])
+    objective = Objective(None, processor, {})
+    batch = objective.collate([objective.prepare(messages), objective.prepare(messages[:2])])
     labels = batch["labels"]
     assert processor.tokenizer.decode(labels[0][labels[0] != IGNORE].tolist(), skip_special_tokens=False) == "12.50<|end|>May<|end|>"
     assert processor.tokenizer.decode(labels[1][labels[1] != IGNORE].tolist(), skip_special_tokens=False) == "12.50<|end|>"
     is_target = labels != IGNORE
     assert torch.equal(labels[is_target], batch["input_ids"][is_target])
     assert batch["pixel_values"].shape == (2, 3, 128, 128)
+
+
+def test_truncation_never_cuts_a_picture():
+    """Two pictures of 4 tokens: cut between them, within the second, and within an answer."""
+    from fastvlm.train.objectives.conversations import Objective
+    from fastvlm.train.run import new_processor
+    from fastvlm.train.sources import BrokenSample
+
+    processor = new_processor({"text_config": {"max_position_embeddings": 512}, "image_size": 128})
+    messages = []
+    for answer in ("first", "second"):
+        content = [{"type": "image", "image": Image.new("RGB", (64, 64))}, {"type": "text", "text": "?"}]
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    whole = Objective(None, processor, {}).prepare(messages)
+    starts = np.flatnonzero(whole.input_ids[0] == processor.image_token_id)
+    assert len(starts) == 8
+    for length in range(whole.input_ids.shape[1]):
+        objective = Objective(None, processor, {"max_length": length})
+        if length <= starts[3] + 4:  # picture, question, end, assistant: nothing of the first answer fits
+            with pytest.raises(BrokenSample, match="nothing to learn"):
+                objective.prepare(messages)
+            continue
+        row = objective.prepare(messages)
+        tokens = int((row.input_ids == processor.image_token_id).sum())
+        assert tokens == 4 * len(row.image_groups)
+        assert len(row.image_groups) == (2 if length > starts[7] else 1)
+        size = row.input_ids.shape[1]
+        assert size == (starts[4] if starts[4] < length <= starts[7] else length)
+        assert np.array_equal(row.input_ids[0], whole.input_ids[0, :size])
+        assert np.array_equal(row.loss_mask[0], whole.loss_mask[0, :size])
 
 
 def test_byte_tokenizer_is_read_by_transformers(tmp_path):

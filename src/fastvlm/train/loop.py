@@ -69,7 +69,7 @@ class _Steps(Dataset):
     def __getitem__(self, index: int) -> list[tuple[Batch, float]]:
         """(batch, number of targets) of every part that has samples."""
         torch.set_num_threads(1)
-        batches = [self.objective.collate(self.source.batch(index, part)) for part in self.parts]
+        batches = [self.objective.collate(self.source.batch(index, part, self.objective.prepare)) for part in self.parts]
         return [(batch, self.objective.count(batch)) for batch in batches if batch is not None]
 
 
@@ -175,7 +175,7 @@ def run_stage(
         logger.info("stage %s: going on from step %d of %d", stage.name, first_step, stage.steps)
     set_training_mode(model, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}")
+    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}", log=folder / "broken.txt")
     steps = DataLoader(
         _Steps(source, objective, stage, accelerator.process_index, accelerator.num_processes),
         batch_size=None,
