@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastvlm.data import canvas, degrade, documents, fonts, heldout, words
 from fastvlm.data.questions import EXTRACTIVE_KINDS, QUESTION_KINDS
+from fastvlm.image_processing import ImageProcessor
 from fastvlm.plugins import load_plugin
 
 SIZE = {"width": 512, "height": 512}
@@ -103,10 +104,14 @@ def test_x_height_is_what_was_asked_for():
 
 
 def ink_of(document: documents.Document) -> np.ndarray:
-    """(height, width) how far each pixel is from the page's commonest colour: ink, whatever is dark and light."""
+    """(height, width) how far each pixel is from the page's commonest colour: ink, whatever is dark and light. The black around a page is none."""
     pixels = np.asarray(document.image).astype(int)
-    values, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
-    return np.abs(pixels - values[counts.argmax()]).max(-1)
+    rows, columns = (np.flatnonzero(pixels.any(axis)) for axis in ((1, 2), (0, 2)))
+    inside = np.s_[rows[0] + 2 * (rows[0] > 0) : rows[-1] - 1, columns[0] + 2 * (columns[0] > 0) : columns[-1] - 1]
+    values, counts = np.unique(pixels[inside].reshape(-1, 3), axis=0, return_counts=True)
+    ink = np.zeros(pixels.shape[:2], int)
+    ink[inside] = np.abs(pixels[inside] - values[counts.argmax()]).max(-1)
+    return ink
 
 
 @pytest.mark.parametrize("kind", ["words", "lines", "paragraph", "letter"])
@@ -153,6 +158,33 @@ def test_boxes_move_with_the_picture():
             center = (left + (xs * patch).sum() / patch.sum() + 0.5, top + (ys * patch).sum() / patch.sum() + 0.5)
             assert center[0] == pytest.approx((x0 + x1) / 2, abs=0.6)
             assert center[1] == pytest.approx((y0 + y1) / 2, abs=0.6)
+
+
+def test_a_view_pads_and_resizes_as_the_processor_does_and_boxes_follow():
+    for size in ((700, 400), (333, 640), (300, 200)):
+        image = Image.new("RGB", size, (250, 250, 240))
+        boxes = np.array([[40, 50, 60, 90], [size[0] - 80, size[1] - 100, size[0] - 50, size[1] - 60]], np.float32)
+        for x0, y0, x1, y1 in boxes.tolist():
+            ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), fill=(200, 0, 0))
+        view = degrade.View(512, 512, *size, 512 / max(size))
+        seen, moved = view.apply(image, boxes)
+        expected = ImageProcessor(512)(image)[0]
+        assert np.array_equal(np.asarray(seen).transpose(2, 0, 1), np.round(expected * 255).astype(np.uint8))
+        red = np.asarray(seen).astype(int)
+        ys, xs = np.nonzero((red[..., 0] > 150) & (red[..., 1] < 100))
+        found = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert np.abs(found - np.concatenate([moved[:, :2].min(0), moved[:, 2:].max(0)])).max() <= 1
+        assert np.allclose(view.size, np.array(size) * 512 / max(size))
+
+
+def test_pictures_to_learn_from_have_many_shapes_and_others_are_as_they_were():
+    def bars(document: documents.Document) -> int:
+        pixels = np.asarray(document.image)
+        return int((~pixels.any((1, 2))).sum() + (~pixels.any((0, 2))).sum())
+
+    made = [documents.generate(seed, kind="invoice", **SIZE) for seed in range(16)]
+    assert 4 <= sum(bars(document) > 20 for document in made) <= 15
+    assert not any(bars(documents.generate(seed, split="val", kind="invoice", **SIZE)) for seed in range(4))
 
 
 def test_boxes_of_degraded_text_lie_where_the_letters_are():

@@ -150,6 +150,49 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert expected[-1]["loss"] < expected[0]["loss"]
 
 
+def test_a_state_without_moments_goes_on_exactly(tmp_path):
+    """What no gradient has reached yet has no moments in AdamW. It starts when a gradient comes, as in the unstopped run."""
+    from fastvlm.train.state import load_optimizer, save_state
+
+    def fresh() -> tuple[torch.nn.ModuleDict, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        module = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 1), "idle": torch.nn.Linear(3, 1)})
+        return module, torch.optim.AdamW(module.parameters(), lr=0.1, fused=True)
+
+    def step(module, optimizer, names):
+        sum(module[name](torch.ones(3)).square().sum() for name in names).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    module, optimizer = fresh()
+    step(module, optimizer, ["used"])
+    save_state(tmp_path / "state", module, optimizer, {}, {"step": 1}, is_main=True)
+    resumed, resumed_optimizer = fresh()
+    resumed.load_state_dict(module.state_dict())
+    load_optimizer(tmp_path / "state", resumed, resumed_optimizer)
+    for _ in range(2):
+        step(module, optimizer, ["used", "idle"])
+        step(resumed, resumed_optimizer, ["used", "idle"])
+    for name, value in module.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_heads_that_the_stage_before_lacked_start_fresh(tmp_path):
+    """A state of an older code or other options may lack a head: the rest is inherited; of the model itself nothing may be missing."""
+    from safetensors.torch import save_file
+
+    from fastvlm.train.state import load_part
+
+    module = torch.nn.ModuleDict({"old": torch.nn.Linear(2, 2), "new": torch.nn.Linear(2, 2)})
+    before = module["new"].weight.detach().clone()
+    save_file({"objective.old.weight": torch.ones(2, 2), "objective.old.bias": torch.ones(2)}, tmp_path / "weights.safetensors")
+    assert load_part(tmp_path, "objective.", module, strict=False) == ["new.weight", "new.bias"]
+    assert torch.equal(module["old"].weight, torch.ones(2, 2))
+    assert torch.equal(module["new"].weight, before)
+    with pytest.raises(RuntimeError, match="new.weight"):
+        load_part(tmp_path, "objective.", module)
+
+
 def run_processes(count: int, recipe: Path, out: Path, *arguments: str) -> None:
     script = out.with_suffix(".py")
     script.write_text(RUN)
@@ -281,13 +324,44 @@ def test_only_answers_are_learnt():
         {"role": "user", "content": "Date?"},
         {"role": "assistant", "content": "May"},
     ]
-    batch = Objective(None, processor, {}).collate([messages, messages[:2]])
+    objective = Objective(None, processor, {})
+    batch = objective.collate([objective.prepare(messages), objective.prepare(messages[:2])])
     labels = batch["labels"]
     assert processor.tokenizer.decode(labels[0][labels[0] != IGNORE].tolist(), skip_special_tokens=False) == "12.50<|end|>May<|end|>"
     assert processor.tokenizer.decode(labels[1][labels[1] != IGNORE].tolist(), skip_special_tokens=False) == "12.50<|end|>"
     is_target = labels != IGNORE
     assert torch.equal(labels[is_target], batch["input_ids"][is_target])
     assert batch["pixel_values"].shape == (2, 3, 128, 128)
+
+
+def test_truncation_never_cuts_a_picture():
+    """Two pictures of 4 tokens: cut between them, within the second, and within an answer."""
+    from fastvlm.train.objectives.conversations import Objective
+    from fastvlm.train.run import new_processor
+    from fastvlm.train.sources import BrokenSample
+
+    processor = new_processor({"text_config": {"max_position_embeddings": 512}, "image_size": 128})
+    messages = []
+    for answer in ("first", "second"):
+        content = [{"type": "image", "image": Image.new("RGB", (64, 64))}, {"type": "text", "text": "?"}]
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+    whole = Objective(None, processor, {}).prepare(messages)
+    starts = np.flatnonzero(whole.input_ids[0] == processor.image_token_id)
+    assert len(starts) == 8
+    for length in range(whole.input_ids.shape[1]):
+        objective = Objective(None, processor, {"max_length": length})
+        if length <= starts[3] + 4:  # picture, question, end, assistant: nothing of the first answer fits
+            with pytest.raises(BrokenSample, match="nothing to learn"):
+                objective.prepare(messages)
+            continue
+        row = objective.prepare(messages)
+        tokens = int((row.input_ids == processor.image_token_id).sum())
+        assert tokens == 4 * len(row.image_groups)
+        assert len(row.image_groups) == (2 if length > starts[7] else 1)
+        size = row.input_ids.shape[1]
+        assert size == (starts[4] if starts[4] < length <= starts[7] else length)
+        assert np.array_equal(row.input_ids[0], whole.input_ids[0, :size])
+        assert np.array_equal(row.loss_mask[0], whole.loss_mask[0, :size])
 
 
 def test_byte_tokenizer_is_read_by_transformers(tmp_path):

@@ -197,6 +197,7 @@ class Page:
     Args:
         x_height_px: the smallest and the largest height of a small x for body text; the page draws one between them as `self.x_height_px`.
         families: faces to use; drawn from the split's when None.
+        is_resized: the picture will be resized as a whole, so its glyphs mostly stand on whole pixels, as browsers draw them.
     """
 
     def __init__(
@@ -208,6 +209,7 @@ class Page:
         split: str = "train",
         x_height_px: tuple[float, float] = (6, 14),
         families: Families | None = None,
+        is_resized: bool = False,
     ) -> None:
         self.width, self.height, self.rng, self.split = width, height, rng, split
         self.min_x_height_px = x_height_px[0]
@@ -227,6 +229,8 @@ class Page:
         # How the rasteriser works. Scale 1: whole pixels, hinted, as a screenshot at its own size.
         way = rng.random()
         self.raster_scale = 1.0 if way < 0.25 else rng.uniform(1.2, 3.0) if way < 0.9 else rng.uniform(0.65, 0.95)
+        if is_resized and rng.random() < 0.7:
+            self.raster_scale = 1.0
         self.uses_hinted_advances = rng.random() < (0.6 if self.raster_scale == 1.0 else 0.3)
         self._filter = rng.choice(_FILTERS)
         gamma = rng.choice([1.0, 1.0, rng.uniform(0.65, 1.35)])

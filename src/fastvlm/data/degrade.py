@@ -4,6 +4,7 @@
     image, boxes = plan.apply(page_image, boxes)  # boxes: (n, 4), moved with the picture
 
 The geometry is one homography, applied to the picture and to the corners of every box. About four in ten plans are clean.
+A `View` is what comes after: a picture of any size and shape is padded and resized to what the model takes.
 """
 
 import functools
@@ -15,6 +16,53 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a picture that somebody has becomes the model's: centred on black, then resized as a whole, as `ImageProcessor` pads and resizes.
+
+    Attributes:
+        width, height: what the model takes, pixels.
+        picture_width, picture_height: of the picture before.
+        scale: pixels of the model's picture a pixel of the one before.
+    """
+
+    width: int
+    height: int
+    picture_width: int
+    picture_height: int
+    scale: float
+
+    @classmethod
+    def draw(cls, rng: random.Random, width: int, height: int, aspect: tuple[float, float]) -> "View":
+        """A shape (width / height) between the two of `aspect`, and a size from three quarters of the model's to twice as large."""
+        way = rng.random()
+        shape = width / height if way < 0.25 else aspect[0] * (aspect[1] / aspect[0]) ** rng.random()
+        way = rng.random()
+        scale = 1.0 if way < 0.3 else 1 / rng.uniform(1.0, 2.0) if way < 0.88 else 1 / rng.uniform(0.75, 1.0)
+        inner_width, inner_height = min(width, height * shape), min(height, width / shape)
+        return cls(width, height, max(16, int(inner_width / scale)), max(16, int(inner_height / scale)), scale)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height of the picture in pixels of the model's."""
+        return self.picture_width * self.scale, self.picture_height * self.scale
+
+    def apply(self, image: Image.Image, boxes: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+        """The model's picture (width x height) and the boxes in it, (n, 4) float32."""
+        if image.size == (self.width, self.height):
+            return image, boxes
+        padded_size = round(self.width / self.scale), round(self.height / self.scale)
+        move = (padded_size[0] - image.width) // 2, (padded_size[1] - image.height) // 2
+        padded = image
+        if image.size != padded_size:
+            padded = Image.new("RGB", padded_size)
+            padded.paste(image, move)
+        if padded_size != (self.width, self.height):
+            padded = padded.resize((self.width, self.height), Image.Resampling.BICUBIC)
+        scale = np.array([self.width / padded_size[0], self.height / padded_size[1]] * 2)
+        return padded, ((boxes + np.array(move * 2)) * scale).astype(np.float32)
 
 
 @dataclass

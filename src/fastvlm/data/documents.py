@@ -175,8 +175,24 @@ def largest_x_height(kind: str, width: int, height: int) -> float:
     module = _kind(kind)
     aspect = getattr(module, "ASPECT", None)
     shape = width / height if aspect is None else min(max(width / height, aspect[0]), aspect[1])
-    page_width, page_height = min(width, height * shape), min(height, width / shape)
+    return _x_height_of(module, min(width, height * shape), min(height, width / shape))
+
+
+def _x_height_of(module: ModuleType, page_width: float, page_height: float) -> float:
     return min(page_height / (2.6 * getattr(module, "MIN_LINES", 1)), page_width / (1.05 * getattr(module, "MIN_COLUMNS", 1)))
+
+
+_VIEW_ASPECT = (0.8, 1.2)  # times the least and the largest width / height of a kind's pages
+
+
+def _draw_view(rng: random.Random, module: ModuleType, width: int, height: int, x_height_px: float) -> degrade.View:
+    """A picture of a shape that suits the kind, or somewhat longer or wider, in which its text has the x-height at least."""
+    low, high = getattr(module, "ASPECT", (0.5, 2.0))
+    for _ in range(6):
+        view = degrade.View.draw(rng, width, height, (_VIEW_ASPECT[0] * low, _VIEW_ASPECT[1] * high))
+        if _x_height_of(module, *view.size) >= 1.15 * x_height_px:
+            return view
+    return degrade.View(width, height, width, height, 1.0)
 
 
 _SIZES = ((512, 512), (512, 512), (512, 768), (768, 512), (384, 640), (640, 384), (768, 768))
@@ -224,30 +240,45 @@ def generate(
         raise ValueError(f"a picture of {width}x{height} is too small for a document: use at least 128x128")
     low, high = max(MIN_X_HEIGHT_PX, x_height_px[0]), max(x_height_px)
     high = max(low, min(high, largest_x_height(kind, width, height)))
+    aspect = getattr(module, "ASPECT", None)
+    if aspect is not None and split == "train":
+        aspect = _VIEW_ASPECT[0] * aspect[0] * 0.98, _VIEW_ASPECT[1] * aspect[1] * 1.02
     for attempt in range(_ATTEMPTS):
         rng = random.Random(f"{split}/{kind}/{seed}/{attempt}")
-        plan = degrade.Plan.draw(rng, width, height, aspect=getattr(module, "ASPECT", None), level=degradation)
+        # Pictures to learn from come in sizes and shapes of their own, as a user's do. The other splits are as they were frozen.
+        view, most = degrade.View(width, height, width, height, 1.0), high
+        if split == "train":
+            view = _draw_view(rng, module, width, height, low)
+        plan = degrade.Plan.draw(rng, view.picture_width, view.picture_height, aspect=aspect, level=degradation)
+        if split == "train":
+            most = max(low, min(high, _x_height_of(module, plan.page_width * view.scale, plan.page_height * view.scale)))
         # The page is drawn larger by what the camera takes away, and with smaller text after each failure to fit it in.
-        scale = 1 / plan.page_scale()
-        reach = low + (high - low) * (1 - attempt / _ATTEMPTS)
+        scale = 1 / (plan.page_scale() * view.scale)
+        reach = low + (most - low) * (1 - attempt / _ATTEMPTS)
         families = canvas.choose_families(rng, split, getattr(module, "BODY_STYLES", ("sans", "serif", "mono", "narrow")))
         page = Page(
-            plan.page_width, plan.page_height, rng, split=split, x_height_px=(low * scale, max(low, reach) * scale), families=families
+            plan.page_width,
+            plan.page_height,
+            rng,
+            split=split,
+            x_height_px=(low * scale, max(low, reach) * scale),
+            families=families,
+            is_resized=view.scale != 1.0,
         )
         sheet = Sheet(page, Writer(rng, split), rng, split)
         try:
             module.draw(sheet)
         except PageFull:
             continue
-        return _finish(sheet, plan, kind, seed)
+        return _finish(sheet, plan, view, kind, seed)
     raise ValueError(f"a {kind!r} does not fit into {width}x{height} with an x-height of {low} px: ask for a larger picture")
 
 
-def _finish(sheet: Sheet, plan: degrade.Plan, kind: str, seed: int) -> Document:
+def _finish(sheet: Sheet, plan: degrade.Plan, view: degrade.View, kind: str, seed: int) -> Document:
     page = sheet.page
     truth = page.ground_truth()
-    image, boxes = plan.apply(page.image, truth.boxes, page.paper)
-    scale = plan.page_scale()
+    image, boxes = view.apply(*plan.apply(page.image, truth.boxes, page.paper))
+    scale = plan.page_scale() * view.scale
     lines, start = [], 0
     for line, count in zip(truth.lines, truth.rows, strict=True):
         own = boxes[start : start + count]

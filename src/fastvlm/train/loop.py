@@ -69,7 +69,7 @@ class _Steps(Dataset):
     def __getitem__(self, index: int) -> list[tuple[Batch, float]]:
         """(batch, number of targets) of every part that has samples."""
         torch.set_num_threads(1)
-        batches = [self.objective.collate(self.source.batch(index, part)) for part in self.parts]
+        batches = [self.objective.collate(self.source.batch(index, part, self.objective.prepare)) for part in self.parts]
         return [(batch, self.objective.count(batch)) for batch in batches if batch is not None]
 
 
@@ -149,10 +149,9 @@ def run_stage(
     state = find_state(folder / "state")
     if state is None and inherit_from is not None:
         previous, previous_state = inherit_from
-        if previous == stage.objective:
-            load_part(previous_state, "objective.", objective)
-        elif previous in getattr(objective, "contains", {}):
-            load_part(previous_state, "objective.", getattr(objective, objective.contains[previous]))
+        heir = objective if previous == stage.objective else getattr(objective, getattr(objective, "contains", {}).get(previous, ""), None)
+        if heir is not None and (fresh := load_part(previous_state, "objective.", heir, strict=False)):
+            logger.info("stage %s: new, since the stage before had none: %s", stage.name, ", ".join(fresh))
     groups = parameter_groups(module, stage)
     if options.sharded and accelerator.num_processes > 1:
         for group in groups:  # sharding replaces the parameters: find them again by name
@@ -176,7 +175,7 @@ def run_stage(
         logger.info("stage %s: going on from step %d of %d", stage.name, first_step, stage.steps)
     set_training_mode(model, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}")
+    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}", log=folder / "broken.txt")
     steps = DataLoader(
         _Steps(source, objective, stage, accelerator.process_index, accelerator.num_processes),
         batch_size=None,

@@ -61,12 +61,17 @@ def load_weights(folder: Path, module: nn.Module) -> None:
     set_model_state_dict(module, tensors, options=_FULL)
 
 
-def load_part(folder: Path, prefix: str, module: nn.Module, *, ema: bool = False) -> None:
-    """Fill `module` from the tensors below `prefix`, averaged ones where there are and `ema` asks for them."""
+def load_part(folder: Path, prefix: str, module: nn.Module, *, ema: bool = False, strict: bool = True) -> list[str]:
+    """Fill `module` from the tensors below `prefix`, averaged ones where there are and `ema` asks for them.
+
+    Returns:
+        What the state lacks, so that it stays as it is: names, of which only `strict=False` allows any.
+    """
     tensors = load_file(folder / "weights.safetensors")
     if ema:
         tensors.update(load_file(folder / "ema.safetensors"))
-    module.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)})
+    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return list(module.load_state_dict(found, strict=strict).missing_keys)
 
 
 def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -74,8 +79,14 @@ def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optim
     groups: Any = get_optimizer_state_dict(module, optimizer, options=StateDictOptions(full_state_dict=True))["param_groups"]
     state: dict[str, dict[str, Tensor]] = {}
     for name, value in load_file(folder / "optimizer.safetensors").items():
-        parameter, _, key = name.rpartition("|")
-        state.setdefault(parameter, {})[key] = value
+        owner, _, key = name.rpartition("|")
+        state.setdefault(owner, {})[key] = value
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and name not in state:
+            # No gradient has reached it yet (a head of weight 0, a stage of the tower above the loss), so AdamW has not begun with it:
+            # this is what it begins with. torch refuses a state that says nothing about a parameter that learns.
+            zeros = torch.zeros(parameter.shape, dtype=parameter.dtype)
+            state[name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
     whole: Any = {"state": state, "param_groups": groups}
     set_optimizer_state_dict(module, optimizer, whole, options=_FULL)
     states: Any = optimizer.state

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.train.objectives import Batch, Metrics
+from fastvlm.train.recipe import RecipeError
 
 CELL_HEIGHT, CELL_WIDTH = 8, 4
 CHARACTERS = "".join(map(chr, range(33, 127))) + "£€¥°©®–—‘’“”•…×§é"
@@ -74,6 +75,11 @@ class Objective(nn.Module):
         self.map_head = CellHead(dims[2], 16)
         self.middle_head = CellHead(dims[3], 32)
         self.token_head = CellHead(model.config.vision_config.hidden_size, 64)
+
+    def prepare(self, document: Any) -> Any:
+        if not hasattr(document, "boxes"):
+            raise RecipeError("the objective `characters` learns from generated documents, which know where each character is")
+        return document
 
     def collate(self, documents: list[Any]) -> Batch | None:
         """Documents of one size -> pixels uint8 (N, H, W, 3) and cells uint8 (N, H/8, W/4)."""

@@ -4,7 +4,7 @@ The ids and the mask come from the processor in one pass, so what is learnt is w
 last turn is the assistant's; generated documents become messages here: the whole text, or some questions in turn.
 
 Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `max_turns`; `max_length` in
-tokens.
+tokens, at which a longer sample is cut, but never within a picture.
 """
 
 import random
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
 from fastvlm.train.objectives import Batch, Metrics
+from fastvlm.train.sources import BrokenSample
 
 IGNORE = -100
 
@@ -47,19 +49,16 @@ class Objective(nn.Module):
             messages += [{"role": "user", "content": content}, {"role": "assistant", "content": qa.answer}]
         return messages
 
-    def row(self, sample: Any) -> ModelInputs | None:
-        """A document or a message list, ready to stack; None if it is longer than `max_length`.
+    def prepare(self, sample: Any) -> ModelInputs:
+        """A document or a message list as ids, pixels and loss mask, cut to `max_length` tokens.
 
-        It is left out whole: cutting it could cut a picture in half, and would teach an answer's beginning as its end.
+        Raises:
+            BrokenSample: nothing to learn would be left: a picture that does not fit is left out whole, with all that follows it.
         """
         inputs = self.processor.training_inputs(sample if isinstance(sample, list) else self.messages(sample))
-        return inputs if inputs.input_ids.shape[1] <= self.max_length else None
+        return inputs if inputs.input_ids.shape[1] <= self.max_length else truncate(inputs, self.max_length, self.processor.image_token_id)
 
-    def collate(self, samples: list[Any]) -> Batch | None:
-        """Documents or message lists -> as `stack`."""
-        return self.stack([row for row in map(self.row, samples) if row is not None])
-
-    def stack(self, rows: list[ModelInputs]) -> Batch | None:
+    def collate(self, rows: list[ModelInputs]) -> Batch | None:
         """input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W)."""
         if not rows:
             return None
@@ -93,10 +92,32 @@ class Objective(nn.Module):
         """As `loss`, with image features (N, T, D) at hand."""
         # Padding stands on the right, where causal attention keeps it from the real tokens without a mask.
         inputs_embeds = model.embed(batch["input_ids"], features)
-        hidden = model.language_model(inputs_embeds)
         targets = batch["labels"][:, 1:]
         is_target = targets != IGNORE
-        logits = model.head(hidden[:, :-1][is_target]).float()
+        if model.foreign is not None:
+            logits = model.foreign.logits(inputs_embeds, None, None, last_only=False)[:, :-1][is_target].float()
+        else:
+            logits = model.head(model.language_model(inputs_embeds)[:, :-1][is_target]).float()
         targets = targets[is_target]
         right = (logits.argmax(-1) == targets).sum()
         return F.cross_entropy(logits, targets, reduction="sum"), {"text_accuracy": (right, is_target.sum())}
+
+
+def truncate(inputs: ModelInputs, length: int, image_token_id: int) -> ModelInputs:
+    """The first `length` tokens, or fewer, so that no picture is cut: one that does not fit goes as a whole, and what follows it too.
+
+    An answer that is cut loses its end mark with its end, so a model does not learn to stop there.
+    """
+    ids = inputs.input_ids[0]
+    tokens_of = [group.shape[0] * (group.shape[2] // PATCH_SIZE) * (group.shape[3] // PATCH_SIZE) for group in inputs.image_groups]
+    starts = np.flatnonzero(ids == image_token_id)  # of all pictures' tokens, in order
+    kept, end = 0, length
+    for first, tokens in zip(np.cumsum([0, *tokens_of]), tokens_of, strict=False):
+        if starts[first + tokens - 1] >= length:  # a picture of several tiles is still one run of tokens
+            end = min(length, int(starts[first]))
+            break
+        kept += 1
+    assert inputs.loss_mask is not None
+    if not inputs.loss_mask[0, 1:end].any():
+        raise BrokenSample(f"{len(ids)} tokens, {sum(tokens_of)} of them for pictures, and nothing to learn in the first {length}")
+    return ModelInputs(inputs.input_ids[:, :end], inputs.image_groups[:kept], inputs.loss_mask[:, :end], inputs.preprocess_s)

@@ -22,10 +22,13 @@ class Objective(nn.Module):
         self.text = conversations.Objective(model, processor, options)
         self.cells = characters.Objective(model, processor, options)
 
-    def collate(self, documents: list[Any]) -> Batch | None:
-        """Documents -> what both objectives take; one whose text is too long is left out of both."""
-        rows = {index: row for index, row in enumerate(map(self.text.row, documents)) if row is not None}
-        text, cells = self.text.stack(list(rows.values())), self.cells.collate([documents[index] for index in rows])
+    def prepare(self, document: Any) -> tuple[Any, Any]:
+        """A document with its text made ready."""
+        return self.cells.prepare(document), self.text.prepare(document)
+
+    def collate(self, items: list[tuple[Any, Any]]) -> Batch | None:
+        """What both objectives take."""
+        cells, text = self.cells.collate([document for document, _ in items]), self.text.collate([row for _, row in items])
         if text is None or cells is None:
             return None
         pixel_values = text.pop("pixel_values")
