@@ -187,7 +187,7 @@ _VIEW_ASPECT = (0.8, 1.2)  # times the least and the largest width / height of a
 
 def _draw_view(rng: random.Random, module: ModuleType, width: int, height: int, x_height_px: float) -> degrade.View:
     """A picture of a shape that suits the kind, or somewhat longer or wider, in which its text has the x-height at least."""
-    low, high = getattr(module, "ASPECT", (0.5, 2.0))
+    low, high = getattr(module, "ASPECT", (0.5 * width / height, 2.0 * width / height))
     for _ in range(6):
         view = degrade.View.draw(rng, width, height, (_VIEW_ASPECT[0] * low, _VIEW_ASPECT[1] * high))
         if _x_height_of(module, *view.size) >= 1.15 * x_height_px:

@@ -39,6 +39,7 @@ class Stage:
     gradient_checkpointing: bool = False
     ema_decay: float = 0.0  # 0: no moving average of the weights
     resolution: int | None = None  # side in pixels to which pictures are brought; None: what the model had before
+    image_mode: str | None = None  # of the image processor (pad, crop, anyres, native); None: what the model had before
     micro_batch_size: int | None = None  # samples that a process computes at once; None: its whole share of a batch
     freeze_batch_norm: bool = False  # keep the tower's averages although it learns
     evaluate: dict[str, Any] | None = None  # task, split, metric, every_samples, limit, options: score while training, keep the best

@@ -1,5 +1,6 @@
 """A whole run: the model a recipe names or describes, through its stages, into a folder that can be stopped and continued."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -78,6 +79,8 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
     for stage, folder in stage_folders(recipe, out_dir):
         if stage.resolution is not None:
             processor.image_processor = processor.image_processor.at_size(stage.resolution)
+        if stage.image_mode is not None:
+            processor.image_processor = dataclasses.replace(processor.image_processor, mode=stage.image_mode)
         if not is_finished(stage, folder):
             inherit_from = None
             if previous is not None:
