@@ -13,6 +13,10 @@ HELP = "train a model in stages from a recipe"
 def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="YAML file; see recipes/")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run; an unfinished run there goes on")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
+        help="change the recipe, such as model=0.5b or stages.0.samples=600; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="that train together (default: %(default)s)")
     parser.add_argument("--sharded", action="store_true", help="split weights and optimizer over the processes (FSDP)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="that make batches, a process (default: %(default)s)")
@@ -38,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     options = RunOptions(workers=args.workers, save_every_s=args.save_every_s, sharded=args.sharded, quiet=not is_main)
-    train(load_recipe(args.recipe), args.out, options)
+    train(load_recipe(args.recipe, args.changes), args.out, options)
     return 0

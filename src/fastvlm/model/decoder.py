@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         cos, sin = self.rotary(positions)
         x = inputs_embeds
         for layer, window in zip(self.layers, self.config.sliding_windows, strict=True):
-            if self.gradient_checkpointing and self.training:
+            if self.gradient_checkpointing and torch.is_grad_enabled():  # also frozen: a projector's gradient goes through it
                 x = torch.utils.checkpoint.checkpoint(layer, x, cos, sin, masks[window], None, use_reentrant=False)
             else:
                 x = layer(x, cos, sin, masks[window], cache)

@@ -50,3 +50,17 @@ def sum_over_processes(value: Tensor) -> Tensor:
         value = value.clone()
         torch.distributed.all_reduce(value)
     return value
+
+
+def max_over_processes(value: int) -> int:
+    """The largest of all processes' values."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        tensor = torch.tensor(value)
+        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+        return int(tensor)
+    return value
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether `shard` went over it."""
+    return any(hasattr(parameter, "full_tensor") for parameter in module.parameters())

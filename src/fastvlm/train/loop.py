@@ -25,11 +25,12 @@ from fastvlm.plugins import load_plugin
 from fastvlm.train.attention import PlainAttention
 from fastvlm.train.data import BatchSource
 from fastvlm.train.depthwise import keep_depthwise_in_float32
-from fastvlm.train.distributed import shard, sum_over_processes
+from fastvlm.train.distributed import max_over_processes, shard, sum_over_processes
+from fastvlm.train.lora import add_lora
 from fastvlm.train.objectives import Batch, Metrics
 from fastvlm.train.recipe import PARTS, Recipe, RecipeError, Stage
 from fastvlm.train.report import Report
-from fastvlm.train.state import find_state, load_optimizer, load_part, load_weights, read_progress, save_state
+from fastvlm.train.state import find_state, load_heads, load_optimizer, load_weights, read_progress, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,11 @@ def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any
     rates["objective"] = highest if stage.objective_learning_rate is None else stage.objective_learning_rate
     for part, modules in members.items():
         rate = rates.get(part, 0.0)
-        parameters = list(dict.fromkeys(p for member in modules for p in member.parameters()))
-        for parameter in parameters:
-            parameter.requires_grad_(rate > 0)
+        named = [pair for member in modules for pair in member.named_parameters()]
+        adapts = stage.lora is not None and part in stage.lora.parts
+        for name, parameter in named:
+            parameter.requires_grad_(rate > 0 and (not adapts or ".lora_" in name))
+        parameters = list(dict.fromkeys(p for _, p in named if p.requires_grad or not rate))
         if rate > 0 and parameters:
             # biases, norms and layer scales are not weights of a map: decaying them shrinks the signal
             is_map = [p.squeeze().dim() > 1 for p in parameters]
@@ -107,7 +110,7 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
     """Training mode for what learns. A frozen tower stays in evaluation: its BatchNorm averages would drift with the batches."""
     for part in PARTS:
         getattr(model, part).train(part in stage.learning_rate)
-    if stage.freeze_batch_norm:
+    if stage.freeze_batch_norm or (stage.lora is not None and "vision_tower" in stage.lora.parts):
         for layer in model.vision_tower.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.eval()
@@ -143,6 +146,8 @@ def run_stage(
     )
     torch.manual_seed(recipe.seed)
     objective = load_plugin("fastvlm.train.objectives", stage.objective).Objective(model, processor, stage.options)
+    if stage.lora is not None:
+        add_lora(model, stage.lora)
     module = TrainingModule(model, objective)
     if stage.precision == "bfloat16" and accelerator.device.type == "cpu":
         keep_depthwise_in_float32(model.vision_tower)
@@ -150,7 +155,7 @@ def run_stage(
     if state is None and inherit_from is not None:
         previous, previous_state = inherit_from
         heir = objective if previous == stage.objective else getattr(objective, getattr(objective, "contains", {}).get(previous, ""), None)
-        if heir is not None and (fresh := load_part(previous_state, "objective.", heir, strict=False)):
+        if heir is not None and (fresh := load_heads(previous_state, heir)):
             logger.info("stage %s: new, since the stage before had none: %s", stage.name, ", ".join(fresh))
     groups = parameter_groups(module, stage)
     if options.sharded and accelerator.num_processes > 1:
@@ -194,14 +199,22 @@ def run_stage(
     def save() -> None:
         save_state(folder / "state", module, optimizer, ema, {"stage": stage.name, "step": done}, is_main=is_main)
 
+    waiting: list[tuple[Batch, float]] = []
+    spare: Batch | None = None
     try:
         for step, parts in enumerate(steps, first_step):
-            values = _train_step(wrapped, optimizer, parts, stage, step, accelerator)
+            waiting += parts
+            if stage.batch_tokens and step + 1 < stage.steps and _num_tokens(waiting) < stage.batch_tokens:
+                continue
+            waiting = _even_out(waiting, spare)
+            spare = waiting[-1][0] if waiting else spare
+            values = _train_step(wrapped, optimizer, waiting, stage, step, accelerator)
             _update_average(ema, model, stage.ema_decay)
-            done = step + 1
+            before, done, waiting = done, step + 1, []
             if report is not None:
                 report.step(done, stage.learning_rate_scale(step), values)
-            is_evaluation = _crosses(done, stage.evaluate_every_steps) or (done == stage.steps and stage.evaluate_every_steps > 0)
+            every = stage.evaluate_every_steps
+            is_evaluation = every > 0 and (before // every < done // every or done == stage.steps)
             if _any_process(is_evaluation or time.monotonic() - last_save > options.save_every_s, accelerator):
                 save()
                 last_save = time.monotonic()
@@ -234,10 +247,12 @@ def _train_step(
         with contextlib.nullcontext() if is_last else _no_sync(module), _fast_attention(device), _autocast(device, stage):
             loss, metrics = module(on_device)
         # gradients are averaged over the processes, and should be summed
-        scaled = loss * (accelerator.num_processes / targets.item())
+        scaled = loss * (accelerator.num_processes / targets.item() if count else 0.0)
         with contextlib.nullcontext() if is_last else _no_sync(module), _fast_attention(device):  # checkpoints compute forward again
             scaled.backward()
         for name, (total, number) in {"loss": (loss.detach(), torch.tensor(count)), **metrics}.items():
+            if not count:
+                total = number = torch.zeros(())  # a part that only keeps step with other processes
             entry = sums.setdefault(name, [0.0, 0.0])
             entry[0] += total.item()
             entry[1] += number.item()
@@ -270,8 +285,24 @@ def _is_finite(value: float) -> bool:
     return value - value == 0
 
 
-def _crosses(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def _num_tokens(parts: list[tuple[Batch, float]]) -> int:
+    """Tokens of all processes' parts, padding included: what they cost to compute."""
+    mine = sum(batch["input_ids"].numel() for batch, _ in parts if "input_ids" in batch)
+    return int(sum_over_processes(torch.tensor(mine)).item())
+
+
+def _even_out(parts: list[tuple[Batch, float]], spare: Batch | None) -> list[tuple[Batch, float]]:
+    """As many parts as the process with the most: gradients are exchanged in each, so a process without one would leave the others waiting.
+
+    What is added counts nothing. `spare` is an earlier batch of this process.
+    """
+    most = max_over_processes(len(parts))
+    if most > len(parts):
+        filler = parts[-1][0] if parts else spare
+        if filler is None:
+            raise RuntimeError("the first batch has no usable sample for this process; see the log for what is wrong with the data")
+        parts = parts + [(filler, 0.0)] * (most - len(parts))
+    return parts
 
 
 def _any_process(flag: bool, accelerator: Any) -> bool:

@@ -5,16 +5,37 @@ recipe = load_recipe("recipes/nano/characters.yaml")
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastvlm.prompts import BUILT_IN
+
 PARTS = ("vision_tower", "multi_modal_projector", "language_model")
 SCHEDULES = ("constant", "cosine", "linear")
+_TUPLES = ("betas", "parts", "targets")
 
 
 class RecipeError(ValueError):
     """A recipe that cannot be run; names the file, the field and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) in place of weights: what a stage learns in these parts."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    parts: tuple[str, ...] = ("language_model",)
+    targets: tuple[str, ...] | None = None  # ends of module names, such as q_proj; None: every linear layer and 1x1 convolution
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.parts) - set(PARTS)):
+            raise RecipeError(f"lora names {', '.join(unknown)}; parts are {', '.join(PARTS)}")
+        if self.rank < 1 or not self.parts:
+            raise RecipeError(f"lora has rank {self.rank} and {len(self.parts)} parts; expected at least 1 of each")
 
 
 @dataclass(frozen=True)
@@ -24,11 +45,14 @@ class Stage:
     name: str
     objective: str  # a file of fastvlm.train.objectives
     samples: int  # to see in this stage
-    batch_size: int
+    batch_size: int  # samples
     learning_rate: dict[str, float]  # a part -> its peak; a part that is not named is frozen
     data: list[dict[str, Any]] = field(default_factory=list)  # the mixture: each source with its `weight`
     objective_learning_rate: float | None = None  # of weights that the objective itself owns; None takes the highest of the parts
     options: dict[str, Any] = field(default_factory=dict)  # of the objective
+    batch_tokens: int | None = None  # at least so many tokens before the weights move: batches of `batch_size` are put together till then
+    template: str | None = None  # chat template while this stage trains, such as plain (captions only); None: the model's own
+    lora: Lora | None = None
     schedule: str = "cosine"
     final_learning_rate: float = 0.0  # where the schedule ends, as a share of the peak
     warmup_samples: int = 0
@@ -54,6 +78,10 @@ class Stage:
         if self.samples <= 0 or self.batch_size <= 0:
             raise RecipeError(f"stage {self.name!r}: samples and batch_size must be positive")
 
+        if self.template is not None and self.template not in BUILT_IN:
+            raise RecipeError(f"stage {self.name!r}: template is {self.template!r}; expected one of {', '.join(BUILT_IN)}")
+        if self.lora is not None and (idle := sorted(set(self.lora.parts) - set(self.learning_rate))):
+            raise RecipeError(f"stage {self.name!r}: lora names {', '.join(idle)}, for which there is no learning_rate")
         if self.evaluate is not None:
             known = {"task", "split", "metric", "every_samples", "limit", "options", "lower_is_better"}
             if unknown := sorted(set(self.evaluate) - known):
@@ -84,13 +112,17 @@ class Stage:
 class Recipe:
     """A model to start from and the stages to take it through."""
 
-    model: str | dict[str, Any]  # a checkpoint, or the sizes of a new one: vision_config, text_config, tokenizer
+    model: str | dict[str, Any]  # a checkpoint; the sizes of a new one (vision_config, ...); or vision and llm, to be joined
     stages: tuple[Stage, ...]
     seed: int = 0
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """Read and check a recipe; errors name the file."""
+def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe; errors name the file.
+
+    Args:
+        changes: `FIELD=VALUE`, the field's place in dots and the value in YAML: `model=0.5b`, `stages.0.data.0.llava=mine.json`.
+    """
     import yaml
 
     try:
@@ -99,6 +131,8 @@ def load_recipe(path: str | Path) -> Recipe:
         raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected fields model and stages")
+    for change in changes:
+        _change(values, change)
     try:
         stages = tuple(_build(Stage, stage) for stage in values.get("stages") or [])
         if not stages:
@@ -115,4 +149,22 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
     required = [name for name, item in fields.items() if item.default is item.default_factory is dataclasses.MISSING]
     if missing := [name for name in required if name not in values]:
         raise RecipeError(f"field {missing[0]!r} is missing")
-    return kind(**{name: tuple(value) if name == "betas" else value for name, value in values.items()})
+    if isinstance(values.get("lora"), dict):
+        values = {**values, "lora": _build(Lora, values["lora"])}
+    return kind(**{name: tuple(value) if name in _TUPLES and value is not None else value for name, value in values.items()})
+
+
+def _change(values: Any, change: str) -> None:
+    """Set one field of what was read."""
+    import yaml
+
+    place, equals, text = change.partition("=")
+    *path, last = place.split(".")
+    if not equals:
+        raise RecipeError(f"{change!r} is no FIELD=VALUE")
+    try:
+        for name in path:
+            values = values[int(name) if isinstance(values, list) else name]
+        values[int(last) if isinstance(values, list) else last] = yaml.safe_load(text)
+    except (KeyError, IndexError, ValueError, TypeError, yaml.YAMLError):
+        raise RecipeError(f"{place!r} is no field of the recipe; write for example stages.0.samples=600") from None

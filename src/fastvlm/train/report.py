@@ -30,7 +30,7 @@ class Report:
             desc=name, total=steps * batch_size, initial=first_step * batch_size, unit="sample", disable=quiet, mininterval=interval_s
         )
         self.sums: dict[str, list[float]] = {}
-        self.count, self.since = 0, time.monotonic()
+        self.last, self.logged, self.since = first_step, first_step, time.monotonic()
         try:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -39,21 +39,22 @@ class Report:
             self.board = None
 
     def step(self, step: int, scale: float, values: dict[str, tuple[float, float]]) -> None:
-        """After optimizer step `step` (from 1): metric -> (sum, count), averaged over `log_every` steps."""
+        """After batch `step` (from 1): metric -> (sum, count), averaged over `log_every` steps."""
         for name, (total, count) in values.items():
             sums = self.sums.setdefault(name, [0.0, 0.0])
             sums[0] += total
             sums[1] += count
-        self.count += 1
-        self.bar.update(self.batch_size)
-        if step % self.log_every and step != self.steps:
+        self.bar.update((step - self.last) * self.batch_size)
+        is_due = self.last // self.log_every < step // self.log_every or step == self.steps
+        self.last = step
+        if not is_due:
             return
         row: dict[str, float] = {"step": step, "samples": step * self.batch_size}
         row |= {name: total / max(count, 1e-9) for name, (total, count) in self.sums.items()}
-        row |= {"learning_rate_scale": scale, "samples_per_s": self.count * self.batch_size / (time.monotonic() - self.since)}
+        row |= {"learning_rate_scale": scale, "samples_per_s": (step - self.logged) * self.batch_size / (time.monotonic() - self.since)}
         self.bar.set_postfix({name: f"{row[name]:.3g}" for name in self.sums})
         self.write(row)
-        self.sums, self.count, self.since = {}, 0, time.monotonic()
+        self.sums, self.logged, self.since = {}, step, time.monotonic()
 
     def write(self, row: dict[str, Any]) -> None:
         self.file.write(json.dumps({name: round(value, 6) for name, value in row.items()}) + "\n")

@@ -1,11 +1,13 @@
 """A whole run: the model a recipe names or describes, through its stages, into a folder that can be stopped and continued."""
 
+import copy
 import dataclasses
 import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,8 +25,8 @@ from fastvlm.processor import Processor
 from fastvlm.train.byte_tokenizer import save_byte_tokenizer
 from fastvlm.train.initialize import initialize_language_model, initialize_tower
 from fastvlm.train.loop import RunOptions, is_finished, run_stage, stage_folders
-from fastvlm.train.recipe import Recipe, RecipeError, Stage
-from fastvlm.train.state import find_state, load_part
+from fastvlm.train.recipe import Lora, Recipe, RecipeError, Stage
+from fastvlm.train.state import find_state, load_model
 from fastvlm.vlm import load
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,6 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
         `out_dir/model`: the checkpoint after the last stage. `out_dir/best` is the one that scored best, where stages are scored.
     """
     model, processor = start(recipe)
-    model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13's stubs lack it
     previous: tuple[Stage, Path] | None = None
     for stage, folder in stage_folders(recipe, out_dir):
         if stage.resolution is not None:
@@ -84,29 +85,51 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
         if not is_finished(stage, folder):
             inherit_from = None
             if previous is not None:
-                load_part(previous[1], "model.", model, ema=True)
+                model = FastVLMModel(model.config)  # the last stage may have left adapters or shards in the other one
+                load_model(previous[1], model, previous[0].lora)
                 inherit_from = (previous[0].objective, previous[1])
-            scorer = Scorer(model.config, processor, stage, out_dir)
-            run_stage(model, processor, recipe, stage, folder, inherit_from=inherit_from, options=options, after_evaluation=scorer)
+            adapter = out_dir / "adapter" if is_adapter_all(recipe) else None
+            export = partial(export_state, config=model.config, processor=processor, lora=stage.lora, adapter_folder=adapter)
+            model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13's stubs lack it
+            scorer = Scorer(export, stage, out_dir)
+            run_stage(
+                model, _with_template(processor, stage), recipe, stage, folder,
+                inherit_from=inherit_from, options=options, after_evaluation=scorer,
+            )  # fmt: skip
             if int(os.environ.get("RANK", 0)) == 0:
-                export_state(folder / "state", model.config, processor, out_dir / "model")
+                export(folder / "state", folder=out_dir / "model")
         state = find_state(folder / "state")
         assert state is not None
         previous = (stage, state)
     return out_dir / "model"
 
 
+def is_adapter_all(recipe: Recipe) -> bool:
+    """Whether all that a run changes is one LoRA adapter."""
+    lora = recipe.stages[0].lora
+    return len(recipe.stages) == 1 and lora is not None and set(recipe.stages[0].learning_rate) == set(lora.parts)
+
+
+def _with_template(processor: Processor, stage: Stage) -> Processor:
+    """The processor that a stage trains with; the model's own stays as it is."""
+    if stage.template is None:
+        return processor
+    changed = copy.copy(processor)
+    changed.chat_template = stage.template
+    return changed
+
+
 class Scorer:
     """Writes the checkpoint of a state, scores it on the stage's task, and keeps the best."""
 
-    def __init__(self, config: FastVLMConfig, processor: Processor, stage: Stage, out_dir: Path):
-        self.config, self.processor, self.stage, self.out_dir = config, processor, stage, out_dir
+    def __init__(self, export: Callable[..., None], stage: Stage, out_dir: Path):
+        self.export, self.stage, self.out_dir = export, stage, out_dir
 
     def __call__(self, state: Path) -> dict[str, float]:
         """Metric -> mean, named `eval_...`."""
         settings = self.stage.evaluate or {}
         task = load_plugin("fastvlm.evaluate.tasks", settings["task"])
-        export_state(state, self.config, self.processor, self.out_dir / "model")
+        self.export(state, folder=self.out_dir / "model")
         vlm = load(self.out_dir / "model", runtime="torch", dtype="float32", device="cpu")
 
         def generate_batch(conversations: Sequence[Any]) -> list[str]:
@@ -138,10 +161,17 @@ class Scorer:
             record.write_text(json.dumps({"stage": self.stage.name, "value": value, **scores}) + "\n")
 
 
-def export_state(state: Path, config: FastVLMConfig, processor: Processor, folder: Path) -> None:
-    """Write a checkpoint that `predict`, `convert` and transformers read, of a state's averaged weights where it has them."""
+def export_state(
+    state: Path, config: FastVLMConfig, processor: Processor, folder: Path, *, lora: Lora | None = None, adapter_folder: Path | None = None
+) -> None:
+    """Write a checkpoint that `predict`, `convert` and transformers read, of a state's averaged weights where it has them.
+
+    Args:
+        lora: of the state's stage; its adapters are merged.
+        adapter_folder: takes the adapter itself too.
+    """
     model = FastVLMModel(config)
-    load_part(state, "model.", model, ema=True)
+    load_model(state, model, lora, adapter_folder=adapter_folder)
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     save_pretrained(model, processor, new, dtype="bfloat16")

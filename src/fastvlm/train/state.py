@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+
+from fastvlm.runtimes._lora import merge_adapter
+from fastvlm.train.lora import save_adapter, split_tensors
+from fastvlm.train.recipe import Lora
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -61,17 +66,28 @@ def load_weights(folder: Path, module: nn.Module) -> None:
     set_model_state_dict(module, tensors, options=_FULL)
 
 
-def load_part(folder: Path, prefix: str, module: nn.Module, *, ema: bool = False, strict: bool = True) -> list[str]:
-    """Fill `module` from the tensors below `prefix`, averaged ones where there are and `ema` asks for them.
-
-    Returns:
-        What the state lacks, so that it stays as it is: names, of which only `strict=False` allows any.
-    """
+def load_heads(folder: Path, objective: nn.Module) -> list[str]:
+    """Fill an objective with what it has in common with the one of a state; returns what the state lacks, which stays as it is."""
     tensors = load_file(folder / "weights.safetensors")
-    if ema:
-        tensors.update(load_file(folder / "ema.safetensors"))
-    found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    return list(module.load_state_dict(found, strict=strict).missing_keys)
+    found = {name.removeprefix("objective."): value for name, value in tensors.items() if name.startswith("objective.")}
+    return list(objective.load_state_dict(found, strict=False).missing_keys)
+
+
+def load_model(folder: Path, model: nn.Module, lora: Lora | None = None, *, adapter_folder: Path | None = None) -> None:
+    """Fill a plain model from the state of a stage: averaged weights where there are, adapters of the stage's `lora` merged.
+
+    Args:
+        adapter_folder: keeps the adapter, as peft stores it.
+    """
+    tensors = {**load_file(folder / "weights.safetensors"), **load_file(folder / "ema.safetensors")}
+    mine = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    base, adapter = split_tensors(mine)
+    model.load_state_dict(base)
+    if adapter:
+        assert lora is not None, "the state of a stage with adapters"
+        with TemporaryDirectory() as scratch:
+            save_adapter(adapter, lora, adapter_folder or Path(scratch))
+            merge_adapter(model, adapter_folder or scratch)
 
 
 def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
+from fastvlm.train.distributed import is_sharded
 from fastvlm.train.objectives import Batch, Metrics
+from fastvlm.train.recipe import RecipeError
 from fastvlm.train.sources import BrokenSample
 
 IGNORE = -100
@@ -30,6 +32,8 @@ class Objective(nn.Module):
         self.processor = processor
         self.transcription_share = options.get("transcription_share", 0.5)
         self.max_turns = options.get("max_turns", 4)
+        if processor is not None and processor.image_processor.mode == "native":
+            raise RecipeError("pictures in their own sizes do not stack into a batch; train with image_mode pad, crop or anyres")
         self.max_length = options.get("max_length", 4096)
 
     def messages(self, document: Any) -> list[dict[str, Any]]:
@@ -86,7 +90,11 @@ class Objective(nn.Module):
         features = None
         if pixel_values is not None:
             features = model.encode_images(pixel_values.contiguous(memory_format=torch.channels_last))
-        return self.loss_of(model, batch, features)
+        loss, metrics = self.loss_of(model, batch, features)
+        if features is None and is_sharded(model):
+            # each process has to gather the tower's weights when the others do
+            loss = loss + 0.0 * model.encode_images(torch.zeros(1, 3, PATCH_SIZE, PATCH_SIZE, device=loss.device)).sum()
+        return loss, metrics
 
     def loss_of(self, model: FastVLMModel, batch: Batch, features: Tensor | None) -> tuple[Tensor, Metrics]:
         """As `loss`, with image features (N, T, D) at hand."""
