@@ -237,6 +237,8 @@ class Page:
         self._ink_curve = None if gamma == 1.0 else [round(255 * (i / 255) ** gamma) for i in range(256)]
         # Kerning comes from a library that not every machine has: the held-out documents must be the same without it.
         self.kerns = rng.random() < 0.7 and split != "heldout" and _HAS_KERNING
+        # Headings whose letters stand apart, as style sheets have them, in em.
+        self.heading_spacing_em = rng.choice([0.0] * 6 + [0.03, 0.06, 0.1]) if split == "train" else 0.0
 
     # ---- colours
 
@@ -268,7 +270,7 @@ class Page:
         size = x_height / typeface(face.path).x_height_em
         if self.raster_scale == 1.0:
             size = float(round(size)) if round(size) >= size or x_height > self.min_x_height_px * 1.05 else float(round(size) + 1)
-        return Style(face, size, color or self.ink)
+        return Style(face, size, color or self.ink, self.heading_spacing_em * size if heading else 0.0)
 
     def line_height(self, style: Style, spacing: float = 1.25) -> float:
         return style.size_px * spacing

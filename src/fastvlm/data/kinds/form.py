@@ -13,7 +13,7 @@ BODY_STYLES = ("sans", "sans", "sans", "serif", "mono", "narrow")
 MIN_LINES, MIN_COLUMNS = 16, 32
 
 LAYOUTS = {
-    "train": ("paper", "web", "web-left", "table", "two-columns", "dotted", "cards", "plain", "office"),
+    "train": ("paper", "web", "web-left", "table", "two-columns", "dotted", "cards", "plain", "office", "clinic", "quad", "ruled"),
     "val": ("sheet", "panel"),
     "heldout": ("registration", "declaration"),
 }
@@ -28,6 +28,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "cards": {"manner": "boxed", "columns": 2, "sections": "filled", "head": "banner"},
     "plain": {"manner": "colon", "columns": 1, "sections": "bold", "head": "l"},
     "office": {"manner": "tab", "columns": 1, "sections": "filled", "head": "m"},
+    "clinic": {"manner": "underlined", "columns": 1, "sections": "filled", "head": "l"},
+    "quad": {"manner": "quad", "columns": 1, "sections": "bold", "head": "m"},
+    "ruled": {"manner": "tab", "columns": 1, "sections": "none", "head": "l"},
     "sheet": {"manner": "tab", "columns": 1, "sections": "bold", "head": "banner"},
     "panel": {"manner": "boxed", "columns": 2, "sections": "none", "head": "m"},
     "registration": {"manner": "box-right", "columns": 1, "sections": "filled", "head": "banner"},
@@ -185,6 +188,8 @@ def draw(sheet: Sheet) -> None:
             flow.checkbox("No", not value, x=end)
             sheet.ask(rng.choice(_ASK_TICK).format(name=name), "Yes" if value else "No", "yes_no")
         flow.y += flow.step() * 1.2
+    if sheet.split == "train" and rng.random() < 0.35:
+        _options(sheet, flow, colon)
     if flow.room() >= 2 and rng.random() < 0.5 and "signature_date" not in sheet.fields:
         day = writer.date()
         if page.measure(f"Date: {day}  Signature", flow.body) * 1.3 < flow.width:
@@ -202,6 +207,29 @@ def draw(sheet: Sheet) -> None:
         page.rounded(flow.left, flow.y + 2, flow.left + width, flow.y + 2 + height, height * 0.2, page.accent)
         page.text(flow.left + width / 2, flow.y + 2 + height / 2 + bold.cap_height_px / 2, word, bold.colored(contrast(page.accent)), "m")
     sheet.ask(rng.choice(_ASK_COUNT), str(len(printed)), "count")
+
+
+def _options(sheet: Sheet, flow: Flow, colon: str) -> None:
+    """A question with some answers side by side, one of them ticked."""
+    page, rng = sheet.page, sheet.rng
+    label, choices = rng.choice(_OPTIONS)
+    size = flow.body.size_px
+    widths = [page.measure(choice, flow.body) + 2.6 * size for choice in choices]
+    beside = page.measure(label + colon, flow.body) + size + sum(widths) < flow.width
+    if flow.room() < (1 if beside else 2) or sum(widths) > flow.width:
+        return
+    x = flow.left
+    if beside:
+        x += page.text(flow.left, flow.baseline(flow.body), label + colon, flow.body) + size
+    else:
+        flow.line(label + colon)
+    chosen = rng.randrange(len(choices))
+    for i, choice in enumerate(choices):
+        x = flow.checkbox(choice, i == chosen, x=x) + size
+    flow.y += flow.step() * 1.2
+    sheet.ask(rng.choice(_ASK_OPTION).format(label=label), choices[chosen], "field")
+    i = rng.randrange(len(choices))
+    sheet.ask(rng.choice(_ASK_TICK).format(name=choices[i]), "Yes" if i == chosen else "No", "yes_no")
 
 
 def _set_fields(
@@ -227,6 +255,24 @@ def _set_fields(
         for (key, label), row in zip(keys, rows, strict=True):
             sheet.field(key, row[1], label)
         return [key for key, _ in keys]
+    if manner == "quad":
+        # Label and value twice a row.
+        quads: list[list[str]] = []
+        width = flow.width / 2 - 1.6 * flow.body.size_px
+        pairs = [(key, name, value) for key, (name, value) in group if page.measure(name + colon + value, label_style) < width]
+        step = flow.body.size_px * 1.6
+        pairs = pairs[: 2 * max(1, int(left_over() / step) - 1)]
+        pairs = pairs[: len(pairs) // 2 * 2]
+        for (_, first, one), (_, second, other) in zip(pairs[::2], pairs[1::2], strict=True):
+            quads.append([first + colon, one, second + colon, other])
+        if quads:
+            flow.table((), quads, "llll", manner=sheet.look("quad", ["grid", "grid", "lines", "plain"]), row_spacing=1.6, pad=0.4)
+        printed_cells = {cell for row in quads for cell in row}
+        for key, name, value in pairs:
+            if value in printed_cells:  # a table cuts what is too wide
+                sheet.field(key, value, name)
+                printed.append(key)
+        return printed
     if look["columns"] == 2:
         gutter = 1.5 * flow.body.size_px
         width = (flow.width - gutter) / 2
@@ -278,5 +324,15 @@ def _set_fields(
 
 _ASK_TICK = (
     'Is "{name}" ticked?', "Is the box {name} checked?", "Is {name} marked?", "Was {name} ticked?", 'Is the box next to "{name}" ticked?', "{name}: yes or no?", "Is {name} selected?", "Did the person tick {name}?",
+)  # fmt: skip
+_OPTIONS = (
+    ("Preferred contact", ("Phone", "Email", "Post")), ("Contact by", ("Phone", "Email")), ("Payment", ("Cash", "Card", "Cheque")), ("Gender", ("Male", "Female", "Other")), ("Sex", ("M", "F")),
+    ("Marital status", ("Single", "Married", "Other")), ("Type", ("New", "Renewal", "Change")), ("Priority", ("Low", "Medium", "High")), ("Size", ("S", "M", "L", "XL")), ("Title", ("Mr", "Mrs", "Ms", "Dr")),
+    ("Shift", ("Morning", "Afternoon", "Night")), ("Delivery", ("Standard", "Express")), ("Employment", ("Full time", "Part time")), ("Membership", ("Basic", "Silver", "Gold")), ("Rating", ("1", "2", "3", "4", "5")),
+    ("Room type", ("Single", "Double", "Suite")), ("Method", ("Collect", "Deliver")), ("Do you agree?", ("Yes", "No")), ("Language", ("English", "French", "German")), ("Frequency", ("Weekly", "Monthly", "Yearly")),
+)  # fmt: skip
+_ASK_OPTION = (
+    "Which {label} is ticked?", "Which option is selected for {label}?", 'What is ticked for "{label}"?', "What is selected as {label}?", "{label}?", "Which box is ticked for {label}?", "What is the {label}?", "Which {label} was chosen?",
+    'Which answer is marked for "{label}"?',
 )  # fmt: skip
 _ASK_COUNT = ("How many fields are filled in?", "How many fields does the form have?", "Count the filled fields.", "Number of fields?")

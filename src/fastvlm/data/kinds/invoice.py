@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+from fastvlm.data.canvas import Style, mix
 from fastvlm.data.documents import Sheet
 from fastvlm.data.kinds._parts import TABLE_MANNERS, Flow, contrast, logo, margins, pick_labels
 from fastvlm.data.questions import FIELDS
@@ -13,11 +14,25 @@ BODY_STYLES = ("sans", "sans", "serif", "narrow")
 MIN_LINES, MIN_COLUMNS = 19, 38
 
 LAYOUTS = {
-    "train": ("classic", "modern", "banner", "letterhead", "compact", "ledger", "web", "columns"),
+    "train": (
+        "classic",
+        "modern",
+        "banner",
+        "letterhead",
+        "compact",
+        "ledger",
+        "web",
+        "columns",
+        "split",
+        "split-head",
+        "split-banner",
+        "agency",
+    ),
     "val": ("mirror", "bill"),
     "heldout": ("studio", "workshop"),
 }
-# head: name of the seller and the word "Invoice". parties: how seller and buyer are set. meta: numbers and dates. totals: where the sums stand.
+# head: name of the seller and the word "Invoice". parties: how seller and buyer are set ("split": the buyer on the left, numbers and dates on the right).
+# meta: numbers and dates. totals: where the sums stand.
 _PRESETS: dict[str, dict[str, Any]] = {
     "classic": {"head": "left-right", "parties": "side", "meta": "colon", "totals": "right"},
     "modern": {"head": "title-first", "parties": "side", "meta": "strip", "totals": "right"},
@@ -27,6 +42,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "ledger": {"head": "center", "parties": "inline", "meta": "colon", "totals": "table"},
     "web": {"head": "title-first", "parties": "buyer", "meta": "tab", "totals": "table"},
     "columns": {"head": "left-right", "parties": "buyer", "meta": "strip", "totals": "wide"},
+    "split": {"head": "left-right", "parties": "split", "meta": "spread", "totals": "right"},
+    "split-head": {"head": "block", "parties": "split", "meta": "tab", "totals": "right"},
+    "split-banner": {"head": "banner", "parties": "split", "meta": "right", "totals": "right"},
+    "agency": {"head": "block", "parties": "split", "meta": "spread", "totals": "table"},
     "mirror": {"head": "right-left", "parties": "side", "meta": "tab", "totals": "right"},
     "bill": {"head": "center", "parties": "side", "meta": "row", "totals": "table"},
     "studio": {"head": "right-left", "parties": "buyer", "meta": "colon", "totals": "right"},
@@ -99,7 +118,7 @@ def draw(sheet: Sheet) -> None:
         flow.space(0.2)
         page.frame(flow.left, top, flow.right, flow.y, 1.2, page.accent)
         flow.space(0.3)
-    else:
+    elif look["head"] != "block":
         anchor = "m" if look["head"] == "center" else "l"
         flow.line(seller, name_style, anchor)
         if look["head"] == "left":
@@ -152,7 +171,28 @@ def draw(sheet: Sheet) -> None:
         flow.space(0.3)
 
     # Parties
-    if look["head"] == "center" and look["parties"] != "side":
+    if look["parties"] == "split":
+        if look["head"] == "block":
+            _set_sides(flow, [(seller, name_style), *((text, small) for text in seller_lines)], [(word, big)])
+            if rng.random() < 0.4:
+                flow.rule(rng.uniform(0.8, 2.0), color=rng.choice([page.accent, page.rule_color]))
+        elif rng.random() < 0.8:
+            for text in seller_lines:
+                flow.line(text, small)
+        else:
+            for key in ("address", "phone", "email", "vat_id"):
+                sheet.fields.pop(key, None)
+        flow.space(rng.uniform(0.3, 1.0))
+        head = bold.colored(page.accent) if rng.random() < 0.3 else bold
+        _set_split(
+            sheet,
+            flow,
+            look["meta"],
+            (label["customer"] + rng.choice(["", ":"]), head),
+            buyer_lines,
+            [(label[key], value) for key, value in meta],
+        )
+    elif look["head"] == "center" and look["parties"] != "side":
         for text in seller_lines:
             flow.line(text, small, "m")
         flow.line(word, big, "l" if rng.random() < 0.5 else "m")
@@ -198,7 +238,10 @@ def draw(sheet: Sheet) -> None:
             for text in buyer_lines:
                 flow.line(text)
     flow.space(0.5)
-    if look["meta"] == "strip":
+    if look["parties"] == "split":
+        if rng.random() < 0.3:
+            _stamp(sheet, flow)
+    elif look["meta"] == "strip":
         set_strip()
     elif look["meta"] == "row":
         texts = [f"{label[key]}: {value}" for key, value in meta]
@@ -271,7 +314,7 @@ def draw(sheet: Sheet) -> None:
         total = round(total + tax, 2)
     sums.append(("total", writer.money(total)))
     if not any(character.isdigit() for character in label["tax"]) and rng.random() < 0.5:
-        label["tax"] += f" {rate}%"
+        label["tax"] += f" {rate}%" if sheet.split != "train" or rng.random() < 0.4 else f" ({rate}%)"
     for key, value in sums:
         sheet.field(key, value, label[key])
     final = flow.style(rng.choice([1.0, 1.15, 1.3]), bold=True)
@@ -310,6 +353,69 @@ def draw(sheet: Sheet) -> None:
     sheet.ask(rng.choice(_ASK_COUNT), str(len(rows)), "count")
     sheet.ask(rng.choice(_ASK_FIRST), names[0], "cell")
     sheet.ask(rng.choice(_ASK_LAST), names[-1], "cell")
+
+
+def _set_sides(flow: Flow, left: list[tuple[str, Style]], right: list[tuple[str, Style]]) -> None:
+    """Lines with their styles at the left edge, and at the right edge beside them."""
+    page = flow.page
+    for i in range(max(len(left), len(right))):
+        row = [(flow.left, "l", *left[i])] if i < len(left) else []
+        if i < len(right):
+            row.append((flow.right, "r", *right[i]))
+        room = flow.width / len(row) * 0.96
+        row = [(x, anchor, text, page.shrink(text, style, room)) for x, anchor, text, style in row]
+        baseline = flow.baseline(max((style for *_, style in row), key=lambda style: style.size_px))
+        for x, anchor, text, style in row:
+            page.text(x, baseline, text, style, anchor)
+        flow.y += max(flow.step(style) for *_, style in row)
+
+
+def _set_split(sheet: Sheet, flow: Flow, manner: str, head: tuple[str, Style], buyer: list[str], meta: list[tuple[str, str]]) -> None:
+    """The buyer on the left and numbers and dates on the right, on common lines: each line is read across.
+
+    Args:
+        manner: "spread" (labels at the middle, values at the right edge), "tab" (values in a column), "right" (label and value end at the right edge).
+    """
+    page, rng = flow.page, sheet.rng
+    middle = flow.left + flow.width * rng.uniform(0.48, 0.58)
+    label_style = flow.style(1.0, bold=rng.random() < 0.4, color=rng.choice([page.ink, page.ink, mix(page.ink, page.paper, 0.35)]))
+    value_style = flow.style(1.0, bold=rng.random() < 0.15)
+    colon = rng.choice(["", ":", ":"])
+    tab = middle + max(page.measure(label + colon, label_style) for label, _ in meta) + rng.uniform(0.5, 1.5) * flow.body.size_px
+    below = int(rng.random() < 0.3)  # the numbers begin beside the buyer's name, not beside the heading
+    left = [head, *((text, flow.body) for text in buyer)]
+    for i in range(max(len(left), len(meta) + below)):
+        step = flow.step(flow.body)
+        baseline = flow.baseline(flow.body)
+        if i < len(left):
+            text, style = left[i]
+            page.text(flow.left, baseline, text, page.shrink(text, style, middle - flow.left - 0.5 * flow.body.size_px))
+        if below <= i < len(meta) + below:
+            name, value = meta[i - below]
+            name += colon
+            if manner == "right":
+                name, value = "", f"{name} {value}"
+            room = flow.right - (
+                tab if manner == "tab" else middle + (page.measure(name, label_style) + 0.5 * flow.body.size_px if name else 0.0)
+            )
+            shown = page.shrink(value, value_style, room)
+            if name:
+                page.text(middle, baseline, name, label_style)
+            page.text(tab if manner == "tab" else flow.right, baseline, value, shown, "l" if manner == "tab" else "r")
+        flow.y += step
+
+
+def _stamp(sheet: Sheet, flow: Flow) -> None:
+    """What became of the bill, on a coloured tag."""
+    page, rng = flow.page, sheet.rng
+    word = sheet.field("status", rng.choice(["PAID", "Paid", "UNPAID", "Unpaid", "OVERDUE", "DRAFT", "DUE", "OPEN", "Open", "CANCELLED"]))
+    style = flow.style(1.0, bold=rng.random() < 0.8)
+    color = rng.choice([(40, 140, 70), (190, 40, 40), (200, 120, 0), page.accent])
+    width, height = page.measure(word, style) + 1.4 * style.size_px, 1.5 * style.size_px
+    x = flow.right - width if rng.random() < 0.6 else flow.left
+    page.rounded(x, flow.y, x + width, flow.y + height, height * rng.choice([0.15, 0.5]), color)
+    page.text(x + width / 2, flow.y + height / 2 + style.cap_height_px / 2, word, style.colored(contrast(color)), "m")
+    flow.y += height + 0.5 * style.size_px
 
 
 def _even(flow: Flow, texts: list[str]) -> bool:

@@ -12,11 +12,11 @@ BODY_STYLES = ("mono", "mono", "mono", "narrow", "sans", "sans", "serif")
 MIN_LINES, MIN_COLUMNS = 15, 26
 
 LAYOUTS = {
-    "train": ("till", "grocery", "cafe", "department", "pharmacy", "market", "web", "short"),
+    "train": ("till", "grocery", "cafe", "department", "pharmacy", "market", "web", "short", "corner", "tablet", "diner"),
     "val": ("kiosk", "bar"),
     "heldout": ("bistro", "counter"),
 }
-# head: where the shop's name stands. meta: how date, time and numbers are set. items: what a line of goods looks like.
+# head: where the shop's name stands. meta: how date, time and numbers are set. items: what a line of goods looks like. title: a word such as "RECEIPT" is printed.
 _PRESETS: dict[str, dict[str, Any]] = {
     "till": {"head": "m", "meta": "pairs", "items": "name-price", "totals": "spread"},
     "grocery": {"head": "m", "meta": "row", "items": "two-lines", "totals": "spread"},
@@ -26,6 +26,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "market": {"head": "l", "meta": "row", "items": "name-price", "totals": "leader"},
     "web": {"head": "logo", "meta": "spread", "items": "columns", "totals": "spread"},
     "short": {"head": "m", "meta": "row", "items": "name-price", "totals": "leader"},
+    "corner": {"head": "m", "meta": "pairs", "items": "at", "totals": "spread", "title": True},
+    "tablet": {"head": "m", "meta": "spread", "items": "four-columns", "totals": "spread", "title": True},
+    "diner": {"head": "m", "meta": "spread", "items": "qty-first", "totals": "spread", "title": True},
     "kiosk": {"head": "r", "meta": "pairs", "items": "qty-first", "totals": "leader"},
     "bar": {"head": "m", "meta": "bottom", "items": "columns", "totals": "right"},
     "bistro": {"head": "m", "meta": "spread", "items": "qty-last", "totals": "right"},
@@ -83,6 +86,16 @@ def draw(sheet: Sheet) -> None:
             if way == "double":
                 flow.rule(0.8, gap=0.05)
 
+    if look.get("title") and rng.random() < 0.6:
+        flow.space(0.3)
+        title = sheet.field(
+            "title",
+            rng.choice(
+                ["RECEIPT", "Receipt", "SALES RECEIPT", "Sales receipt", "CASH RECEIPT", "TAX INVOICE", "ORDER", "Bill", "GUEST CHECK"]
+            ),
+        )
+        flow.line(title, page.shrink(title, flow.style(rng.uniform(1.0, 1.5), bold=True), flow.width), "m")
+
     # Date, time, numbers
     day = sheet.field("date", writer.date(), label["date"])
     clock = sheet.field("time", writer.time(), label["time"])
@@ -112,7 +125,7 @@ def draw(sheet: Sheet) -> None:
 
     # Goods
     reserved = 6.5 + (4 if look["meta"] == "bottom" else 0)
-    lines_each = 2 if look["items"] == "two-lines" else 1
+    lines_each = 2 if look["items"] in ("two-lines", "at") else 1
     most = max(1, int((flow.room() - reserved) / lines_each))
     number = max(1, min(most, rng.choice([2, 3, 4, 5, 6, rng.randint(1, 14), rng.randint(5, 25)])))
     rows, total = [], 0.0
@@ -126,7 +139,15 @@ def draw(sheet: Sheet) -> None:
     with_currency = rng.random() < 0.3
     show = writer.money if with_currency else writer.amount
     printed: list[tuple[str, str, str]] = []
-    if look["items"] == "columns":
+    if look["items"] == "four-columns":
+        four = rng.choice([("Item", "Qty", "Price", "Total"), ("ITEM", "QTY", "PRICE", "AMOUNT"), ("Description", "Qty", "Each", "Amount")])
+        cells = [[name.title() if not caps else name.upper(), str(n), show(price), show(sum_)] for n, name, price, sum_ in rows]
+        flow.table(
+            four, cells, "lmrr", manner=rng.choice(["plain", "rules", "lines"]), header_style=bold, pad=0.15, row_spacing=flow.spacing
+        )
+        printed = [(cell[0], cell[1], cell[3]) for cell in cells]
+        sheet.tables.append([list(four), *cells])
+    elif look["items"] == "columns":
         heads = rng.choice(
             [
                 ("Item", "Qty", "Price"),
@@ -153,6 +174,17 @@ def draw(sheet: Sheet) -> None:
                 flow.line(name)
                 detail = f"{quantity} x {writer.amount(price)}"
                 flow.pair(f"  {detail}".strip(), value, "spread")
+            elif look["items"] == "at":
+                # One line for a single piece, another below for more.
+                name = page.fit(name, flow.body, room) or name.split()[0]
+                if quantity == 1:
+                    flow.pair(name, value, "spread")
+                else:
+                    flow.line(name)
+                    detail = sheet.look("at", ["{} @ {}", "{} x {}", "{} @ {} each"]).format(quantity, show(price))
+                    indented = flow.column(flow.left + sheet.look("indent", [0.0, 1.0, 2.0]) * flow.body.size_px, flow.right)
+                    indented.pair(detail, value, "spread")
+                    flow.y = indented.y
             else:
                 before = {"qty-first": f"{quantity} x ", "code": f"{rng.randint(1000, 99999)} "}.get(look["items"], "")
                 if look["items"] == "qty-first":
@@ -171,6 +203,8 @@ def draw(sheet: Sheet) -> None:
     sums: list[tuple[str, float]] = []
     if rng.random() < 0.6:
         sums += [("subtotal", total), ("tax", tax)]
+        if sheet.split == "train" and not any(character.isdigit() for character in label["tax"]) and rng.random() < 0.4:
+            label["tax"] += f" ({rate:.0%})"
         total = round(total + tax, 2)
     if rng.random() < 0.15:
         cut = round(total * rng.uniform(0.05, 0.2), 2)
@@ -222,7 +256,7 @@ def draw(sheet: Sheet) -> None:
         if sum(other[0] == name for other in printed) > 1:
             continue
         sheet.ask(rng.choice(_ASK_PRICE).format(name=name), value, "cell")
-        if look["items"] in ("columns", "qty-first", "two-lines"):
+        if look["items"] in ("columns", "four-columns", "qty-first", "two-lines"):
             sheet.ask(rng.choice(_ASK_QUANTITY).format(name=name), pieces, "cell")
     sheet.ask(rng.choice(_ASK_COUNT), str(len(printed)), "count")
     sheet.ask(rng.choice(_ASK_FIRST), printed[0][0], "cell")
