@@ -36,6 +36,7 @@ EQUAL_HEAD = "equal to the embedding, with which the config ties it"
 UNEQUAL_HEAD = "the config ties the head to the embedding, as the reference does, and this stored head differs from it"
 APPLE_LICENSE = "apple-amlr"
 UNLIMITED_LENGTH = 1 << 30  # tokenizers without a limit write 10^30
+RANDOM_WEIGHTS_FILE = "RANDOM_WEIGHTS.md"  # marks a checkpoint of `fastvlm bench`: its answers mean nothing
 PARTS = ("vision_tower", "multi_modal_projector", "language_model", "lm_head")
 # how decoders that transformers builds name theirs
 _EMBEDDING_NAME = re.compile(r"language_model\.(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight")
@@ -205,7 +206,14 @@ class Checkpoint:
     def notes(self) -> list[str]:
         """What a user should know: a head that is not used, rows that were added."""
         head = next((stored for stored, reason in self._resolved_dropped.items() if reason == UNEQUAL_HEAD), None)
-        return [*self._notes, *([f"{head!r} is not used: {UNEQUAL_HEAD}"] if head else [])]
+        unequal = [f"{head!r} is not used: {UNEQUAL_HEAD}"] if head else []
+        random = ["the weights are random, for measuring speed: the answers mean nothing"] if self.has_random_weights else []
+        return [*self._notes, *unequal, *random]
+
+    @property
+    def has_random_weights(self) -> bool:
+        """Written by `fastvlm bench` to measure speed on: there is no accuracy to guard."""
+        return self.source.has(RANDOM_WEIGHTS_FILE)
 
     @cached_property
     def _resolved_dropped(self) -> dict[str, str]:
