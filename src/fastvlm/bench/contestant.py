@@ -3,8 +3,8 @@
     with Contestant("fastvlm.bench.ours", "default", work) as ours, Contestant("fastvlm.bench.peers.llama_cpp", "q8_0", work) as peer:
         ours.run(), peer.run(), peer.run(), ours.run()
 
-A program's file defines `load(work, variant) -> program`; the program has `facts` (a dict) and `run() -> dict`. Several programs stay
-loaded and take turns, so that what else the machine does falls on all of them alike. Everything is JSON, one line a message.
+A program's file defines `load(work, variant) -> program`; the program has `facts` (a dict) and `run() -> dict`, and may have other such
+methods. Several programs stay loaded and take turns, so that what else the machine does falls on all of them alike. Everything is JSON, one line a message.
 """
 
 import contextlib
@@ -47,11 +47,11 @@ class Contestant:
             raise
         self.load_s = time.perf_counter() - start
 
-    def run(self) -> dict[str, Any]:
-        """One measured answer."""
+    def run(self, method: str = "run") -> dict[str, Any]:
+        """One measured answer, or what another of the program's methods returns; its arguments may follow the name."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died: reading says why
-            self._process.stdin.write(b"run\n")
+            self._process.stdin.write(method.encode() + b"\n")
             self._process.stdin.flush()
         return self._read()
 
@@ -106,7 +106,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def main(module: str, variant: str, folder: str) -> int:
-    """The child's side: load, say `facts`, then answer each line of standard input with one run."""
+    """The child's side: load, say `facts`, then call the method that each line of standard input names."""
     # Native libraries print to standard output: the messages get a descriptor of their own.
     messages = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -117,8 +117,9 @@ def main(module: str, variant: str, folder: str) -> int:
     try:
         program = importlib.import_module(module).load(Work.read(Path(folder)), variant)
         _say(messages, {**program.facts, "peak_memory_bytes": peak_memory_bytes()})
-        for _ in sys.stdin:
-            _say(messages, {**program.run(), "peak_memory_bytes": peak_memory_bytes()})
+        for line in sys.stdin:
+            method, *arguments = line.split()
+            _say(messages, {**getattr(program, method)(*arguments), "peak_memory_bytes": peak_memory_bytes()})
     except Exception as error:
         traceback.print_exc()
         _say(messages, {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"})

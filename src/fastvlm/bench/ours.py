@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastvlm.bench.work import Work
+from fastvlm.bench.work import Work, WorkError
+
+BATCH = 8
 
 
 class Program:
@@ -18,8 +20,8 @@ class Program:
         self.load_s = time.perf_counter() - start
         self.work = work
         self.vlm = FastVLM(loaded.processor, loaded.runtime, feature_cache_bytes=0, prefix_cache_bytes=0)
-        self.cached = FastVLM(loaded.processor, loaded.runtime)
         self.pixel_values = work.pixel_values()
+        self._resized: tuple[str, Any] | None = None
         self.facts = {"load_s": self.load_s, **describe_runtime(loaded.runtime), **self._first_logits()}
 
     def _first_logits(self) -> dict[str, Any]:
@@ -35,6 +37,64 @@ class Program:
 
     def run(self) -> dict[str, Any]:
         return answer(self.vlm, self.work, self.pixel_values)
+
+    def at(self, side: str) -> dict[str, Any]:
+        """As `run`, with the picture brought to another size."""
+        if self._resized is None or self._resized[0] != side:
+            self._resized = (side, self.vlm.processor(self.work.messages, resolution=int(side)))
+        inputs = self._resized[1]
+        return answer(self.vlm, self.work, inputs.pixel_values, inputs.input_ids.reshape(-1))
+
+    def preprocess(self) -> dict[str, Any]:
+        """The picture's file decoded, brought to size, the text tokenised: each once."""
+        from fastvlm.image_io import load_image
+
+        processor = self.vlm.processor
+        marks = [time.perf_counter()]
+        image = load_image(self.work.picture, processor.image_limits)
+        marks.append(time.perf_counter())
+        processor.image_processor(image)
+        marks.append(time.perf_counter())
+        processor([{"role": "user", "content": [{"type": "text", "text": self.work.prompt}]}])
+        marks.append(time.perf_counter())
+        return {
+            "decode_picture_s": marks[1] - marks[0],
+            "resize_s": marks[2] - marks[1],
+            "tokenize_s": marks[3] - marks[2],
+            "picture_size": list(image.size),
+        }
+
+    def second_question(self) -> dict[str, Any]:
+        """Another question about a picture just seen, with the caches on: its time to the first token."""
+        from fastvlm.generate import GenerationOptions
+        from fastvlm.vlm import FastVLM
+
+        content = [self.work.messages[0]["content"][0], {"type": "text", "text": f"And then: {self.work.prompt}"}]
+        inputs = self.vlm.processor([{"role": "user", "content": content}], resolution=self.work.load_options["resolution"])
+        cached = FastVLM(self.vlm.processor, self.vlm.runtime)
+        first = answer(cached, self.work, self.pixel_values)
+        start = time.perf_counter()
+        result = cached.engine.generate(inputs, GenerationOptions(max_new_tokens=2))
+        seconds = time.perf_counter() - start - result.timings.decode_s
+        return {"first_ttft_s": first["ttft_s"], "second_ttft_s": seconds, "cached_tokens": result.timings.cached_tokens}
+
+    def batch(self) -> dict[str, Any]:
+        """Eight answers decoded together, and one."""
+        from fastvlm.generate import GenerationOptions
+        from fastvlm.processor import ModelInputs
+        from fastvlm.vlm import FastVLM
+
+        cached = FastVLM(self.vlm.processor, self.vlm.runtime)  # encodes the picture once
+        options = GenerationOptions(max_new_tokens=self.work.max_new_tokens)
+        inputs = [ModelInputs(input_ids=self.work.input_ids[None], image_groups=[self.pixel_values])] * BATCH
+        one = cached.engine.generate(inputs[0], options).timings
+        many = cached.engine.generate_batch(inputs, options, batch_size=BATCH)
+        return {
+            "batch_size": BATCH,
+            "one_decode_s": one.decode_s,
+            "batch_decode_s": many[0].timings.decode_s,
+            "tokens_per_s": sum(result.timings.completion_tokens - 1 for result in many) / many[0].timings.decode_s,
+        }
 
 
 def load(work: Work, variant: str) -> Program:
@@ -52,13 +112,15 @@ def answer(vlm: Any, work: Work, pixel_values: np.ndarray, input_ids: np.ndarray
     result = vlm.engine.generate(inputs, GenerationOptions(max_new_tokens=work.max_new_tokens))
     seconds = time.perf_counter() - start
     timings = result.timings
-    work.check(image_tokens=timings.image_tokens, prompt_tokens=timings.prompt_tokens)
+    if timings.prompt_tokens != len(ids):
+        raise WorkError(f"it read {timings.prompt_tokens} tokens, not {len(ids)}")
     return {
         "ttft_s": seconds - timings.decode_s,
         "encode_s": timings.encode_s,
         "prefill_s": timings.prefill_s,
         "first_token_s": seconds - timings.decode_s - timings.encode_s - timings.prefill_s,
         "per_token_s": timings.per_token_s or None,
+        "image_tokens": timings.image_tokens,
         "completion_tokens": timings.completion_tokens,
         "cached_tokens": timings.cached_tokens,
     }

@@ -64,14 +64,14 @@ _RELEASED_VOCABULARY = 151_646
 
 
 def random_checkpoint(
-    shape: str, folder: str | Path | None = None, *, dtype: str = "bfloat16", on_tensor: Callable[[str], None] | None = None
+    shape: str, folder: str | Path | None = None, *, dtype: str = "bfloat16", on_start: Callable[[], None] | None = None
 ) -> Path:
     """The folder of a checkpoint in transformers' layout, with the sizes of `shape` (of `SHAPES`) and random weights.
 
     Args:
         folder: where to write it; None is the cache folder, where one that is there already is taken.
         dtype: of the weights; the released ones are bfloat16.
-        on_tensor: told each tensor's name before it is made.
+        on_start: called when it has to be written, which takes seconds for the smallest and minutes for the largest.
     """
     if shape not in SHAPES:
         raise ValueError(f"unknown shape {shape!r}; available: {', '.join(SHAPES)}")
@@ -80,15 +80,12 @@ def random_checkpoint(
         return target
     from fastvlm.checkpoint.save import save_generated
 
-    def make(name: str, tensor_shape: tuple[int, ...]) -> "torch.Tensor":
-        if on_tensor is not None:
-            on_tensor(name)
-        return random_tensor(name, tensor_shape)
-
+    if on_start is not None:
+        on_start()
     # The mark is what makes a folder count, so it goes in before the folder gets its name.
     unmarked = target.with_name(f".{target.name}-{os.getpid()}")
     try:
-        save_generated(_config(shape), make, _processor(shape), unmarked, dtype=dtype)
+        save_generated(_config(shape), random_tensor, _processor(shape), unmarked, dtype=dtype)
         (unmarked / RANDOM_WEIGHTS_FILE).write_text(
             f"Random weights in the shape of FastVLM {shape}, written by `fastvlm bench`. For measuring speed: the answers mean nothing.\n"
         )
