@@ -4,7 +4,8 @@
         ours.run(), peer.run(), peer.run(), ours.run()
 
 A program's file defines `load(work, variant) -> program`; the program has `facts` (a dict) and `run() -> dict`, and may have other such
-methods. Several programs stay loaded and take turns, so that what else the machine does falls on all of them alike. Everything is JSON, one line a message.
+methods. Several programs stay loaded and take turns, so that what else the machine does falls on all of them alike. Everything is JSON,
+one line a message.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class Contestant:
 
     def __init__(self, module: str, variant: str, work: Work, environment: dict[str, str] | None = None):
         self.variant = variant
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         start = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fastvlm.bench.contestant", module, variant, str(work.folder)],

@@ -4,7 +4,7 @@
     vlm = fastvlm.load(folder)
 
 Tensors are made one at a time while the file is written, so a checkpoint of 15 GB needs memory for one of them. The file
-`RANDOM_WEIGHTS.md` in the folder marks it. The tokenizer has as many entries as the released one, made by code.
+`RANDOM_WEIGHTS` in the folder marks it. The tokenizer has as many entries as the released one, made by code.
 """
 
 import hashlib
@@ -17,8 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvlm.checkpoint.checkpoint import RANDOM_WEIGHTS_FILE
-from fastvlm.checkpoint.source import cache_folder
+from fastvlm.checkpoint.source import RANDOM_WEIGHTS_FILE, cache_folder
 from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # part of the folder's name: count it up when the content changes
 _NAMED_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# The released checkpoints' language models (their config.json), and the embedded model's sizes (recipes/nano/nano.yaml).
 _QWEN2: dict[str, Any] = {
     "model_type": "qwen2",
     "max_position_embeddings": 32768,
@@ -37,23 +37,26 @@ _QWEN2: dict[str, Any] = {
     "tie_word_embeddings": True,
     "vocab_size": 151936,
 }
-# The released checkpoints' language models (their config.json), and the embedded model's sizes (recipes/nano/nano.yaml).
+_NANO = {**_QWEN2, "max_position_embeddings": 4096, "rope_theta": 1e4, "vocab_size": 320}
+_7B = {**_QWEN2, "vocab_size": 152064, "tie_word_embeddings": False}
+
+
+def _sizes(hidden: int, intermediate: int, layers: int, heads: int, key_value_heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+    }
+
+
 SHAPES: dict[str, dict[str, Any]] = {
-    "nano": {
-        **_QWEN2, "hidden_size": 384, "intermediate_size": 768, "num_hidden_layers": 5, "num_attention_heads": 6, "num_key_value_heads": 2,
-        "max_position_embeddings": 4096, "rope_theta": 1e4, "vocab_size": 320,
-    },
-    "0.5b": {
-        **_QWEN2, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
-    },
-    "1.5b": {
-        **_QWEN2, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12, "num_key_value_heads": 2,
-    },
-    "7b": {
-        **_QWEN2, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
-        "vocab_size": 152064, "tie_word_embeddings": False,
-    },
-}  # fmt: skip
+    "nano": {**_NANO, **_sizes(384, 768, 5, 4, 2)},
+    "0.5b": {**_QWEN2, **_sizes(896, 4864, 24, 14, 2)},
+    "1.5b": {**_QWEN2, **_sizes(1536, 8960, 28, 12, 2)},
+    "7b": {**_7B, **_sizes(3584, 18944, 28, 28, 4)},
+}
 _TOWERS = {
     "nano": VisionConfig(layers=(1, 2, 4, 2, 2), embed_dims=(16, 48, 144, 288, 576), mlp_ratios=(3, 3, 4, 3, 2)),
 }

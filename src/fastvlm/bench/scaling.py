@@ -1,8 +1,8 @@
 """Time to the first token over resolutions and model sizes, against LLaVA-OneVision: the paper's Figure 1 and Table 10, on this machine.
 
-    result = measure({"0.5b": folder}, resolutions=[512, 1024], onevision=[1152], threads=2, say=print)
-    print(render(result))
-    plot(result, "scaling.png")
+result = measure({"0.5b": folder}, resolutions=[512, 1024], onevision=[1152], threads=2, say=print)
+print(render(result))
+plot(result, "scaling.png")
 """
 
 import shutil
@@ -65,14 +65,18 @@ def measure(
     try:
         for size, model in models.items():
             say(f"{size}: loading")
-            work = make_work(folder / size, model=model, threads=threads, load_options=load_options, text_tokens=text_tokens, max_new_tokens=2)
+            work = make_work(
+                folder / size, model=model, threads=threads, load_options=load_options, text_tokens=text_tokens, max_new_tokens=2
+            )
             try:
                 with Contestant(OURS, "default", work, {"OMP_NUM_THREADS": str(threads)}) as ours:
                     for side in resolutions:
                         say(f"{size} at {side} x {side}")
                         ours.run(f"at {side}")
                         found = [ours.run(f"at {side}") for _ in range(runs)]
-                        result["ours"].append(_row(found, size=size, side=side, runtime=ours.facts["runtime"], precision=ours.facts["precision"]))
+                        result["ours"].append(
+                            _row(found, size=size, side=side, runtime=ours.facts["runtime"], precision=ours.facts["precision"])
+                        )
             except ContestantError as error:
                 say(f"{size} failed: {error}")
                 result["not_measured"].append(f"fastvlm {size}: {error}")

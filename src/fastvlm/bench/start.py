@@ -23,8 +23,7 @@ def start_process(work: "Work", environment: dict[str, str] | None = None) -> di
     started = time.monotonic()
     result = subprocess.run(
         [sys.executable, "-m", "fastvlm.bench.start", str(work.folder), repr(started)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env={**os.environ, **(environment or {})},
         text=True,
     )

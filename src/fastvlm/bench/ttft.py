@@ -1,12 +1,9 @@
 """Time to the first token: ours in all its parts, beside peers, beside what the hardware can do.
 
-    result = measure(Options(model="nano", threads=2), say=print)
-    print(render(result))
+result = measure(Options(model="nano", threads=2), say=print)
+print(render(result))
 """
 
-import dataclasses
-import functools
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -22,7 +19,7 @@ from fastvlm.bench.environment import others_running, spread, versions
 from fastvlm.bench.operations import count_operations
 from fastvlm.bench.start import start_predict, start_process
 from fastvlm.bench.work import Work, make_work
-from fastvlm.plugins import list_plugins, load_plugin
+from fastvlm.plugins import load_plugin
 
 PEERS = "fastvlm.bench.peers"
 OURS = "fastvlm.bench.ours"
@@ -163,7 +160,13 @@ def _peer(name: str, work: Work, ours: Contestant, runs: int, say: Say) -> list[
             with Contestant(f"{PEERS}.{name}", variant, work) as contestant:
                 if count > 1:
                     contestant.run()  # what is done once, such as compiling, is not part of an answer
-                theirs, own = take_turns(contestant.run, ours.run, count)
+                at = getattr(peer, "RESOLUTION", None)
+                own_run = ours.run if at is None else lambda at=at: ours.run(f"at {at}")
+                if at is not None:
+                    own_run()
+                theirs, own = take_turns(contestant.run, own_run, count)
+                if at is not None and own[0]["image_tokens"] != contestant.facts["image_tokens"]:
+                    raise ContestantError(f"it saw {contestant.facts['image_tokens']} image tokens and ours {own[0]['image_tokens']}")
                 measured |= {"facts": contestant.facts, "load_s": contestant.load_s}
         except ContestantError as error:
             say(f"{peer.TITLE}, {variant} failed: {error}")
@@ -290,7 +293,7 @@ def table(rows: list[tuple[str, ...]], head: tuple[str, ...]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = []
     for line in lines:
-        cells = [cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        cells = [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
         text.append("  ".join(cells).rstrip())
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
@@ -361,8 +364,8 @@ def _warm_table(warm: dict[str, Any]) -> str:
     if "per_token_s" in warm:
         together = batch["batch_decode_s"] / batch["one_decode_s"] if batch["one_decode_s"] else float("nan")
         lines.append(
-            f"{1 / warm['per_token_s']['median']:.1f} tokens/s; {batch['batch_size']} answers at once {batch['tokens_per_s']:.1f} tokens/s, "
-            f"in {together:.2f} times the time of one"
+            f"{1 / warm['per_token_s']['median']:.1f} tokens/s; {batch['batch_size']} at once: {batch['tokens_per_s']:.1f} tokens/s, "
+            f"{together:.2f} times the time of one"
         )
     return "\n".join(lines)
 
@@ -432,7 +435,13 @@ def _share_table(result: dict[str, Any]) -> str:
         share = found["decode"]
         cells = ["-"] * len(hardware.PRECISIONS)
         rows.append(
-            ("decode", f"{needs['decode_bytes'] / 1e9:.2f} GB", f"{share['bytes_per_s'] / 1e9:.1f} GB/s", *cells, f"{100 * share['memory']:.0f} %")
+            (
+                "decode",
+                f"{needs['decode_bytes'] / 1e9:.2f} GB",
+                f"{share['bytes_per_s'] / 1e9:.1f} GB/s",
+                *cells,
+                f"{100 * share['memory']:.0f} %",
+            )
         )
     head = ("share of the measured peak", "needs", "reached", *(f"of {precision}" for precision in hardware.PRECISIONS), "of memory")
     shown = ", ".join(f"{precision} {speed / 1e9:.0f} Gop/s" for precision, speed in best.items())

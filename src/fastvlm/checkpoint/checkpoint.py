@@ -19,7 +19,7 @@ from fastvlm.checkpoint.keymap import APPLE, NATIVE, KeyMap
 from fastvlm.checkpoint.llava_qwen2 import Translated
 from fastvlm.checkpoint.memory import available_memory_bytes, check_memory
 from fastvlm.checkpoint.safetensors_file import TORCH_NAMES, TensorInfo
-from fastvlm.checkpoint.source import Source, TensorStore
+from fastvlm.checkpoint.source import RANDOM_WEIGHTS_FILE, Source, TensorStore
 from fastvlm.checkpoint.tower import check_names_and_shapes
 from fastvlm.config import ConfigError, FastVLMConfig
 
@@ -36,7 +36,6 @@ EQUAL_HEAD = "equal to the embedding, with which the config ties it"
 UNEQUAL_HEAD = "the config ties the head to the embedding, as the reference does, and this stored head differs from it"
 APPLE_LICENSE = "apple-amlr"
 UNLIMITED_LENGTH = 1 << 30  # tokenizers without a limit write 10^30
-RANDOM_WEIGHTS_FILE = "RANDOM_WEIGHTS.md"  # marks a checkpoint of `fastvlm bench`: its answers mean nothing
 PARTS = ("vision_tower", "multi_modal_projector", "language_model", "lm_head")
 # how decoders that transformers builds name theirs
 _EMBEDDING_NAME = re.compile(r"language_model\.(?:.*\.)?(?:embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight")
@@ -210,11 +209,6 @@ class Checkpoint:
         random = ["the weights are random, for measuring speed: the answers mean nothing"] if self.has_random_weights else []
         return [*self._notes, *unequal, *random]
 
-    @property
-    def has_random_weights(self) -> bool:
-        """Written by `fastvlm bench` to measure speed on: there is no accuracy to guard."""
-        return self.source.has(RANDOM_WEIGHTS_FILE)
-
     @cached_property
     def _resolved_dropped(self) -> dict[str, str]:
         """`dropped` after comparing a stored head with the embedding, which reads both."""
@@ -224,6 +218,11 @@ class Checkpoint:
                 if embedding is None or not self.store.same_bytes(stored, embedding):
                     self.dropped[stored] = UNEQUAL_HEAD
         return self.dropped
+
+    @property
+    def has_random_weights(self) -> bool:
+        """It says of itself that it was made to measure speed; its answers mean nothing."""
+        return self.source.has(RANDOM_WEIGHTS_FILE)
 
     @cached_property
     def license_text(self) -> str | None:

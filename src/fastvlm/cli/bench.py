@@ -39,9 +39,12 @@ def register(parser: argparse.ArgumentParser) -> None:
     scaling.add_argument("--runtime", default="auto", help="as for predict (default: auto)")
     scaling.add_argument("--dtype", default="auto", metavar="TYPE", help="as for predict (default: auto)")
     scaling.add_argument("--threads", type=int, metavar="N", help="as for predict")
-    scaling.add_argument("--sizes", nargs="+", choices=SHAPES, default=["0.5b", "1.5b", "7b"], help="models of random weights (default: all three)")
     scaling.add_argument(
-        "--resolutions", nargs="+", type=int, default=[256, 512, 768, 1024, 1536, 2048], metavar="PX", help="multiples of 64, default: 256 to 2048"
+        "--sizes", nargs="+", choices=SHAPES, default=["0.5b", "1.5b", "7b"], help="models of random weights (default: all three)"
+    )
+    scaling.add_argument(
+        "--resolutions", nargs="+", type=int, default=[256, 512, 768, 1024, 1536, 2048], metavar="PX",
+        help="multiples of 64, default: 256 to 2048",
     )  # fmt: skip
     scaling.add_argument(
         "--onevision", nargs="*", type=int, default=[384, 768, 1152], metavar="PX",

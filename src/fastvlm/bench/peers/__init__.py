@@ -6,6 +6,7 @@ A file defines
     PART            "whole" (picture and text to the first token) or "decoder" (the language model alone)
     INSTALL         the command that installs what it needs
     RUNS            most measured runs, or None; for what takes a minute each
+    RESOLUTION      only where it sees a smaller picture: the side in pixels at which ours is run beside it
     unavailable_reason() -> str | None          what is missing here
     variants(work) -> list[str]                 ways to run it, all measured
     load(work, variant) -> program              see fastvlm.bench.contestant
