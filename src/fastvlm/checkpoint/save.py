@@ -76,15 +76,55 @@ def save_pretrained(
     Raises:
         CheckpointError: the folder is not empty, the disk is too full, or the source has missing or foreign tensors.
     """
-    target = Path(folder).expanduser().absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target} exists and is not an empty folder; name a new one")
     origin = licenses_from
     if isinstance(source, Checkpoint):
         origin = licenses_from or source
         config, tensors = source.config, _from_checkpoint(source, _stored_dtype(dtype))
     else:
         config, tensors = _config_of(source), _from_model(source, _stored_dtype(dtype))
+    return _save(config, tensors, processor, folder, max_shard_bytes, origin)
+
+
+def save_generated(
+    config: FastVLMConfig,
+    make: "Callable[[str, tuple[int, ...]], torch.Tensor]",
+    processor: "Processor",
+    folder: str | Path,
+    *,
+    dtype: str = "bfloat16",
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write a checkpoint whose tensors are made when they are written, so that memory holds one of them.
+
+    Args:
+        make: (our name, shape) -> values; called once for each tensor of the model that `config` describes.
+        processor, folder, dtype, max_shard_bytes: as for `save_pretrained`.
+    """
+    import torch
+
+    from fastvlm.model.fastvlm import FastVLMModel
+
+    with torch.device("meta"):
+        state = FastVLMModel(config).state_dict()
+    stored = {name: "I64" if not value.is_floating_point() else _stored_dtype(dtype) for name, value in state.items()}
+    tensors = [
+        _Tensor(_native_name(name), stored[name] or "", shape, lambda name=name, shape=shape: make(name, shape))  # type: ignore[misc]
+        for name, shape in ((name, tuple(value.shape)) for name, value in state.items())
+    ]
+    return _save(config, sorted(tensors, key=lambda tensor: tensor.stored_name), processor, folder, max_shard_bytes, None)
+
+
+def _save(
+    config: FastVLMConfig,
+    tensors: list[_Tensor],
+    processor: "Processor | None",
+    folder: str | Path,
+    max_shard_bytes: int,
+    origin: Checkpoint | None,
+) -> Path:
+    target = Path(folder).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} exists and is not an empty folder; name a new one")
     target.parent.mkdir(parents=True, exist_ok=True)
     check_disk_space(target.parent, sum(tensor.nbytes for tensor in tensors), f"saving to {target}")
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

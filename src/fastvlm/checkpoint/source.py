@@ -38,6 +38,7 @@ WEIGHTS_FILE = "model.safetensors"
 MAX_JSON_BYTES = 64_000_000  # a Qwen2 tokenizer.json is 11 MB, its index of shards 0.1 MB
 # Everything that the tokenizer, the processor and the licence need; weights and code stay where they are.
 SMALL_SUFFIXES = (".json", ".txt", ".jinja", ".md", ".model")
+RANDOM_WEIGHTS_FILE = "RANDOM_WEIGHTS"  # says that a checkpoint was made to measure speed; what is in it does not matter
 _LICENSE_NAME = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|ACKNOWLEDG)", re.IGNORECASE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 

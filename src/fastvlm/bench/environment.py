@@ -1,0 +1,35 @@
+"""What a result must say of where it was measured: versions, and whether something else was running."""
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+PACKAGES = "fastvlm numpy openvino torch transformers timm onnxruntime llama-cpp-python gguf mlx mlx-vlm tokenizers pillow".split()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def others_running() -> str | None:
+    """A warning where the machine was busy in the last minute, which makes times longer and ratios less sure."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0]
+    return f"other programs were running at the start (load {load:.1f}); times are longer than they could be" if load > 0.5 else None
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Median, least and most."""
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return {"median": median, "min": ordered[0], "max": ordered[-1], "runs": len(ordered)}

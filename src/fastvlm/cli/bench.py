@@ -1,0 +1,144 @@
+"""`fastvlm bench ttft` and `fastvlm bench scaling`: how fast this is here, beside peers and beside what the machine can do."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastvlm.cli import UsageError
+from fastvlm.cli._options import add_model_options
+from fastvlm.plugins import list_plugins
+
+HELP = "measure the time to the first token, against other programs and against the hardware"
+PEERS = "fastvlm.bench.peers"
+SHAPES = ("nano", "0.5b", "1.5b", "7b")
+LAST = ("llava_onevision", "llava_1_5")  # a minute a run
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", title="benchmarks", required=True)
+    ttft = kinds.add_parser("ttft", help="one model: first, cold and warm runs, peers, shares of the machine's peaks", allow_abbrev=False)
+    add_model_options(ttft)
+    _add_common(ttft)
+    ttft.add_argument("--random", choices=SHAPES, help="random weights of this size instead of --model: speed does not depend on weights")
+    ttft.add_argument("--image", metavar="FILE", help="a picture (default: a page of 3000 x 4000 pixels, drawn)")
+    ttft.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="tokens of the answer (default: %(default)s)")
+    ttft.add_argument(
+        "--phases", nargs="+", choices=["first", "cold", "warm"], default=["first", "cold", "warm"],
+        help="first: with empty caches; cold: new processes; warm: one process (default: all)",
+    )  # fmt: skip
+    ttft.add_argument(
+        "--peers", nargs="*", choices=["all", *list_plugins(PEERS)], metavar="NAME",
+        help=f"programs to compare with; without names all of them: {', '.join(list_plugins(PEERS))}",
+    )  # fmt: skip
+    ttft.add_argument("--no-hardware", action="store_true", help="leave out measuring the machine's peaks (a minute)")
+
+    scaling = kinds.add_parser("scaling", help="over resolutions and model sizes, with a plot", allow_abbrev=False)
+    _add_common(scaling)
+    scaling.add_argument("--runtime", default="auto", help="as for predict (default: auto)")
+    scaling.add_argument("--dtype", default="auto", metavar="TYPE", help="as for predict (default: auto)")
+    scaling.add_argument("--threads", type=int, metavar="N", help="as for predict")
+    scaling.add_argument(
+        "--sizes", nargs="+", choices=SHAPES, default=["0.5b", "1.5b", "7b"], help="models of random weights (default: all three)"
+    )
+    scaling.add_argument(
+        "--resolutions", nargs="+", type=int, default=[256, 512, 768, 1024, 1536, 2048], metavar="PX",
+        help="multiples of 64, default: 256 to 2048",
+    )  # fmt: skip
+    scaling.add_argument(
+        "--onevision", nargs="*", type=int, default=[384, 768, 1152], metavar="PX",
+        help="resolutions of LLaVA-OneVision-0.5B, multiples of 384; none leaves it out (default: 384 768 1152)",
+    )  # fmt: skip
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="measured runs of each (default: %(default)s)")
+    parser.add_argument("--text-tokens", type=int, default=40, metavar="N", help="of the prompt, beside the picture (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where random checkpoints are kept (default: the cache folder)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="also write the tables and the JSON (and the plot) into this folder")
+    parser.add_argument("--name", metavar="NAME", help="of the files in --out (default: the benchmark and the model)")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in ("runs", "text_tokens"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected a number above 0")
+    return _ttft(args) if args.benchmark == "ttft" else _scaling(args)
+
+
+def _ttft(args: argparse.Namespace) -> int:
+    from fastvlm.bench import ttft
+    from fastvlm.runtimes import default_threads
+
+    if args.max_new_tokens < 2:
+        raise UsageError(f"--max-new-tokens is {args.max_new_tokens}; the time of a token needs at least two")
+    model = str(_random(args.random, args.cache)) if args.random else args.model
+    peers: list[str] = []
+    if args.peers is not None:
+        every = sorted(list_plugins(PEERS), key=lambda name: LAST.index(name) if name in LAST else -1)
+        peers = every if not args.peers or "all" in args.peers else args.peers
+    names = ("runtime", "dtype", "device", "revision", "adapter", "image_mode")
+    options = ttft.Options(
+        model=model,
+        threads=args.threads or default_threads(),
+        random=args.random,
+        load_options={name: value for name in names if (value := getattr(args, name)) is not None},
+        image=args.image,
+        resolution=args.resolution,
+        text_tokens=args.text_tokens,
+        max_new_tokens=args.max_new_tokens,
+        runs=args.runs,
+        phases=tuple(args.phases),
+        peers=tuple(peers),
+        hardware=not args.no_hardware,
+    )
+    result = ttft.measure(options, _say)
+    failed = [peer for peer in result.get("peers", []) if "failed" in peer]
+    _report(args, f"ttft-{args.random or 'model'}", ttft.render(result), result)
+    return 1 if failed else 0
+
+
+def _scaling(args: argparse.Namespace) -> int:
+    from fastvlm.bench import scaling
+    from fastvlm.runtimes import default_threads
+
+    if wrong := [side for side in args.onevision if side < 384 or side % 384 or side > 6 * 384]:
+        raise UsageError(f"--onevision has {wrong[0]}; expected multiples of 384 up to 2304")
+    if wrong := [side for side in args.resolutions if side < 64 or side % 64]:
+        raise UsageError(f"--resolutions has {wrong[0]}; expected multiples of 64")
+    models = {size: str(_random(size, args.cache)) for size in args.sizes}
+    result = scaling.measure(
+        models,
+        resolutions=args.resolutions,
+        onevision=args.onevision,
+        threads=args.threads or default_threads(),
+        runs=args.runs,
+        text_tokens=args.text_tokens,
+        load_options={"runtime": args.runtime, "dtype": args.dtype},
+        say=_say,
+    )
+    _report(args, "scaling", scaling.render(result), result)
+    if args.out is not None:
+        scaling.plot(result, args.out / f"{args.name or 'scaling'}.png")
+    return 0
+
+
+def _random(shape: str, cache: Path | None) -> Path:
+    from fastvlm.bench.random_checkpoint import random_checkpoint
+
+    folder = None if cache is None else cache / f"random-{shape}"
+    return random_checkpoint(shape, folder, on_start=lambda: _say(f"writing random weights in the shape of {shape}"))
+
+
+def _report(args: argparse.Namespace, name: str, tables: str, result: dict[str, Any]) -> None:
+    print(tables)
+    print(json.dumps(result))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / f"{args.name or name}.txt").write_text(tables + "\n", encoding="utf-8")
+        (args.out / f"{args.name or name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
