@@ -1,5 +1,6 @@
 """Training: recipes, dense targets, initialisation, and a run that is killed and goes on."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -414,6 +415,48 @@ def test_reading_learns_text_and_cells_together(tmp_path):
     log = rows(tmp_path / "run" / "2-answer" / "metrics.jsonl")
     assert log[-1]["text_loss"] < log[0]["text_loss"]
     assert {"map_accuracy", "token_accuracy", "text_accuracy"} <= set(log[0])
+
+
+@pytest.mark.parametrize("masking", ["causal", "mask", "none"])
+def test_plain_attention_is_torchs(masking):
+    """Forward and backward, against torch's own kernel, in float32."""
+    from fastvlm.train.attention import PlainAttention
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 17, 8, requires_grad=True) for _ in range(3))
+    mask = torch.rand(17, 17) < 0.5
+    mask.fill_diagonal_(True)
+    options = {"causal": {"is_causal": True}, "mask": {"attn_mask": mask}, "none": {"scale": 0.3}}[masking]
+    results = []
+    for context in (contextlib.nullcontext(), PlainAttention()):
+        with context:
+            mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+        results.append((mixed, *torch.autograd.grad(mixed.square().sum(), (query, key, value))))
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_like_length_give_the_padded_batchs_loss(tmp_path):
+    """Grouping rows by length leaves loss and gradient what one padded batch gives."""
+    from fastvlm.train.objectives.conversations import IGNORE, Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    model, processor = start(load_recipe(recipe))
+    objective = Objective(model, processor, {})
+    texts = ["a", "12.50", "a longer answer, of one line", "x" * 40, "yes"]
+    batch = objective.collate(
+        [objective.prepare([{"role": "user", "content": "Total?"}, {"role": "assistant", "content": text}]) for text in texts]
+    )
+    weight = model.language_model.embed_tokens.weight
+    loss, metrics = objective.loss(model, batch)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    logits = model(batch["input_ids"])[:, :-1].float()
+    padded = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum", ignore_index=IGNORE)
+    (padded_gradient,) = torch.autograd.grad(padded, weight)
+    torch.testing.assert_close(loss, padded, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, padded_gradient, rtol=1e-4, atol=1e-5)
+    assert metrics["text_accuracy"][1] == objective.count(batch)
 
 
 def test_only_answers_are_learnt():

@@ -102,13 +102,44 @@ class Objective(nn.Module):
         inputs_embeds = model.embed(batch["input_ids"], features)
         targets = batch["labels"][:, 1:]
         is_target = targets != IGNORE
+        loss, right = torch.zeros((), device=targets.device), torch.zeros((), dtype=torch.long, device=targets.device)
+        for rows, length in _rows_of_like_length(is_target, model):
+            hidden_or_logits = self._outputs(model, inputs_embeds[rows, :length])
+            chosen = is_target[rows, :length]
+            logits = (hidden_or_logits[chosen] if model.foreign is not None else model.head(hidden_or_logits[chosen])).float()
+            wanted = targets[rows, :length][chosen]
+            right = right + (logits.argmax(-1) == wanted).sum()
+            loss = loss + F.cross_entropy(logits, wanted, reduction="sum")
+        return loss, {"text_accuracy": (right, is_target.sum())}
+
+    @staticmethod
+    def _outputs(model: FastVLMModel, inputs_embeds: Tensor) -> Tensor:
+        """Logits of a foreign language model, final hidden states of ours."""
         if model.foreign is not None:
-            logits = model.foreign.logits(inputs_embeds, None, None, last_only=False)[:, :-1][is_target].float()
-        else:
-            logits = model.head(model.language_model(inputs_embeds)[:, :-1][is_target]).float()
-        targets = targets[is_target]
-        right = (logits.argmax(-1) == targets).sum()
-        return F.cross_entropy(logits, targets, reduction="sum"), {"text_accuracy": (right, is_target.sum())}
+            return model.foreign.logits(inputs_embeds, None, None, last_only=False)
+        return model.language_model(inputs_embeds)
+
+
+_LIKE = 1.25  # the longest row of a group may be this much longer than its shortest: more groups pad less, but are smaller
+
+
+def _rows_of_like_length(is_target: Tensor, model: FastVLMModel) -> list[tuple[Tensor, int]]:
+    """Row numbers that are computed together, and how many columns they need: up to the last target.
+
+    Documents and questions about them differ tenfold in length, and half of a padded batch would be padding. Sharded weights are gathered
+    by all processes in step, so there the whole batch is one group.
+    """
+    columns = torch.arange(1, is_target.shape[1] + 1, device=is_target.device)
+    lengths = (is_target * columns).amax(1).clamp(min=1)
+    order = lengths.argsort()
+    if is_sharded(model):
+        return [(order, int(lengths.max()))]
+    groups: list[list[int]] = []
+    for row in order.tolist():
+        if not groups or lengths[row] > _LIKE * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(row)
+    return [(torch.tensor(rows, device=is_target.device), int(lengths[rows[-1]])) for rows in groups]
 
 
 def truncate(inputs: ModelInputs, length: int, image_token_id: int) -> ModelInputs:
