@@ -227,6 +227,7 @@ def run_stage(
             save()
         if report is not None:
             report.close()
+    accelerator.wait_for_everyone()  # the state that the next stage starts from is written by the main process
 
 
 def _train_step(

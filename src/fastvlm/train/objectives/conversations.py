@@ -32,8 +32,6 @@ class Objective(nn.Module):
         self.processor = processor
         self.transcription_share = options.get("transcription_share", 0.5)
         self.max_turns = options.get("max_turns", 4)
-        if processor is not None and processor.image_processor.mode == "native":
-            raise RecipeError("pictures in their own sizes do not stack into a batch; train with image_mode pad, crop or anyres")
         self.max_length = options.get("max_length", 4096)
 
     def messages(self, document: Any) -> list[dict[str, Any]]:
@@ -76,6 +74,8 @@ class Objective(nn.Module):
             labels[index, :count] = np.where(row.loss_mask[0], row.input_ids[0], IGNORE)
         batch: Batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
+        if len({pixel_values.shape[1:] for pixel_values in pixels}) > 1:
+            raise RecipeError("pictures of several sizes do not stack into a batch; give all one shape, or use image_mode pad")
         if pixels:
             batch["pixel_values"] = torch.from_numpy(np.concatenate(pixels))
         return batch
