@@ -22,6 +22,7 @@ def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="that make batches, a process (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="of a process (default: the cores, divided by the processes)")
     parser.add_argument("--save-every", type=float, default=300.0, metavar="S", dest="save_every_s", help="seconds (default: %(default)s)")
+    parser.add_argument("--log-every", type=int, default=20, metavar="N", help="batches (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill saves the state, as Ctrl-C does
     if args.threads:
         torch.set_num_threads(args.threads)
-    options = RunOptions(workers=args.workers, save_every_s=args.save_every_s, sharded=args.sharded, quiet=not is_main)
+    options = RunOptions(
+        workers=args.workers, save_every_s=args.save_every_s, log_every=args.log_every, sharded=args.sharded, quiet=not is_main
+    )
     train(load_recipe(args.recipe, args.changes), args.out, options)
     return 0

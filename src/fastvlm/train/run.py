@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fastvlm.checkpoint import open_checkpoint, save_pretrained
+from fastvlm.checkpoint.join import join
 from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
 from fastvlm.evaluate.metrics import LOWER_IS_BETTER
 from fastvlm.evaluate.runner import evaluate
@@ -64,8 +65,19 @@ def start(recipe: Recipe) -> tuple[FastVLMModel, Processor]:
     if isinstance(recipe.model, str):
         checkpoint = open_checkpoint(recipe.model)
         return checkpoint.load_model(dtype="float32", device="cpu"), checkpoint.processor()
+    if "vision" in recipe.model or "llm" in recipe.model:
+        return _joined(recipe.model, recipe.seed)
     processor = new_processor(recipe.model)
     return new_model(recipe.model, processor.image_token_id, recipe.seed), processor
+
+
+def _joined(parts: dict[str, Any], seed: int) -> tuple[FastVLMModel, Processor]:
+    known = ("vision", "llm", "image_size", "chat_template")
+    if unknown := sorted(set(parts) - set(known)):
+        raise RecipeError(f"model: unknown field {unknown[0]!r}; known beside vision and llm: image_size, chat_template")
+    if missing := sorted({"vision", "llm"} - set(parts)):
+        raise RecipeError(f"model: {missing[0]!r} is missing")
+    return join(parts["vision"], parts["llm"], image_size=parts.get("image_size"), chat_template=parts.get("chat_template"), seed=seed)
 
 
 def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Path:
