@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from fastvlm.processor import Processor
 from fastvlm.train.byte_tokenizer import save_byte_tokenizer
 from fastvlm.train.initialize import initialize_language_model, initialize_tower
 from fastvlm.train.loop import RunOptions, is_finished, run_stage, stage_folders
+from fastvlm.train.preview import preview_stage
 from fastvlm.train.recipe import Lora, Recipe, RecipeError, Stage
 from fastvlm.train.state import find_state, load_model
 from fastvlm.vlm import load
@@ -113,6 +114,16 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
     return out_dir / "model"
 
 
+def dry_run(recipe: Recipe, folder: Path, *, processes: int = 1) -> Iterator[str]:
+    """Lines about each stage of a recipe, as `preview_stage` says; trains nothing. `folder` takes the pictures."""
+    model, processor = start(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in recipe.stages:
+        if stage.resolution is not None:
+            processor.image_processor = processor.image_processor.at_size(stage.resolution)
+        yield from preview_stage(model, _with_template(processor, stage), recipe, stage, folder, processes=processes)
+
+
 def is_adapter_all(recipe: Recipe) -> bool:
     """Whether all that a run changes is one LoRA adapter."""
     lora = recipe.stages[0].lora
@@ -160,7 +171,9 @@ class Scorer:
 
     def _keep_best(self, scores: dict[str, float]) -> None:
         settings = self.stage.evaluate or {}
-        value = scores[f"eval_{settings['metric']}"]
+        value = scores.get(f"eval_{settings['metric']}")
+        if value is None:
+            raise RecipeError(f"stage {self.stage.name!r}: evaluate has no {settings['metric']} in what it asked; got {', '.join(scores)}")
         record = self.out_dir / "best.json"
         best = json.loads(record.read_text())["value"] if record.exists() else None
         sign = -1 if settings.get("lower_is_better") or settings["metric"] in LOWER_IS_BETTER else 1
