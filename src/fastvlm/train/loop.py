@@ -117,7 +117,8 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
     if isinstance(model.language_model, Decoder):
         model.language_model.gradient_checkpointing = stage.gradient_checkpointing
     elif stage.gradient_checkpointing:
-        model.language_model.gradient_checkpointing_enable()
+        enable = getattr(model.language_model, "activation_checkpointing_enable", None)  # transformers 5.20 renamed it
+        (enable or model.language_model.gradient_checkpointing_enable)()
 
 
 def run_stage(

@@ -123,14 +123,7 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     Args:
         changes: `FIELD=VALUE`, the field's place in dots and the value in YAML: `model=0.5b`, `stages.0.data.0.llava=mine.json`.
     """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: expected fields model and stages")
+    values = _read(Path(path))
     for change in changes:
         _change(values, change)
     try:
@@ -140,6 +133,23 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         return _build(Recipe, {**values, "stages": stages})
     except RecipeError as error:
         raise RecipeError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The fields of a file, on top of those of the recipe that its `base` names."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected fields model and stages")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    inherited = _read(path.parent / base)
+    return {**inherited, **values}
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:

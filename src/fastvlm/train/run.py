@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fastvlm.checkpoint import open_checkpoint, save_pretrained
+from fastvlm.checkpoint.join import join
 from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
 from fastvlm.evaluate.metrics import LOWER_IS_BETTER
 from fastvlm.evaluate.runner import evaluate
@@ -25,6 +26,7 @@ from fastvlm.processor import Processor
 from fastvlm.train.byte_tokenizer import save_byte_tokenizer
 from fastvlm.train.initialize import initialize_language_model, initialize_tower
 from fastvlm.train.loop import RunOptions, is_finished, run_stage, stage_folders
+from fastvlm.train.preview import preview_stage
 from fastvlm.train.recipe import Lora, Recipe, RecipeError, Stage
 from fastvlm.train.state import find_state, load_model
 from fastvlm.vlm import load
@@ -65,8 +67,19 @@ def start(recipe: Recipe) -> tuple[FastVLMModel, Processor]:
     if isinstance(recipe.model, str):
         checkpoint = open_checkpoint(recipe.model)
         return checkpoint.load_model(dtype="float32", device="cpu"), checkpoint.processor()
+    if "vision" in recipe.model or "llm" in recipe.model:
+        return _joined(recipe.model, recipe.seed)
     processor = new_processor(recipe.model)
     return new_model(recipe.model, processor.image_token_id, recipe.seed), processor
+
+
+def _joined(parts: dict[str, Any], seed: int) -> tuple[FastVLMModel, Processor]:
+    known = ("vision", "llm", "image_size", "chat_template")
+    if unknown := sorted(set(parts) - set(known)):
+        raise RecipeError(f"model: unknown field {unknown[0]!r}; known beside vision and llm: image_size, chat_template")
+    if missing := sorted({"vision", "llm"} - set(parts)):
+        raise RecipeError(f"model: {missing[0]!r} is missing")
+    return join(parts["vision"], parts["llm"], image_size=parts.get("image_size"), chat_template=parts.get("chat_template"), seed=seed)
 
 
 def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Path:
@@ -102,6 +115,16 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
         assert state is not None
         previous = (stage, state)
     return out_dir / "model"
+
+
+def dry_run(recipe: Recipe, folder: Path, *, processes: int = 1) -> Iterator[str]:
+    """Lines about each stage of a recipe, as `preview_stage` says; trains nothing. `folder` takes the pictures."""
+    model, processor = start(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in recipe.stages:
+        if stage.resolution is not None:
+            processor.image_processor = processor.image_processor.at_size(stage.resolution)
+        yield from preview_stage(model, _with_template(processor, stage), recipe, stage, folder, processes=processes)
 
 
 def is_adapter_all(recipe: Recipe) -> bool:
@@ -151,7 +174,9 @@ class Scorer:
 
     def _keep_best(self, scores: dict[str, float]) -> None:
         settings = self.stage.evaluate or {}
-        value = scores[f"eval_{settings['metric']}"]
+        value = scores.get(f"eval_{settings['metric']}")
+        if value is None:
+            raise RecipeError(f"stage {self.stage.name!r}: evaluate has no {settings['metric']} in what it asked; got {', '.join(scores)}")
         record = self.out_dir / "best.json"
         best = json.loads(record.read_text())["value"] if record.exists() else None
         sign = -1 if settings.get("lower_is_better") or settings["metric"] in LOWER_IS_BETTER else 1

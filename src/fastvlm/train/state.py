@@ -115,4 +115,11 @@ def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optim
 
 
 def _save(tensors: dict[str, Any], path: Path) -> None:
-    save_file({name: torch.as_tensor(value).contiguous() for name, value in tensors.items()}, path)
+    """Tensors under all their names; one that has two (a foreign model's tied head) is written twice."""
+    written: set[int] = set()
+    values = {}
+    for name, value in tensors.items():
+        tensor = torch.as_tensor(value).contiguous()
+        values[name] = tensor.clone() if tensor.data_ptr() in written else tensor
+        written.add(tensor.data_ptr())
+    save_file(values, path)
