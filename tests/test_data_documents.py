@@ -194,7 +194,7 @@ def test_boxes_of_degraded_text_lie_where_the_letters_are():
         _, plan = warped_page(seed)
         plan.names = ["rotation", "blur", "jpeg"]
         page = canvas.Page(plan.page_width, plan.page_height, random.Random(seed), x_height_px=(9, 13))
-        page.text(60, 150, f"Nr. {seed}: Hxq Ty", page.style(1.0))
+        page.text(60, 150, f"Nr. {seed}: Hxq TyH", page.style(1.0))
         image, boxes = plan.apply(page.image, page.ground_truth().boxes)
         ink = 255 - np.asarray(image.convert("L")).astype(float)
         ys, xs = np.nonzero(ink > 0.35 * ink.max())
