@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from fastvlm.data import canvas, degrade, documents, fonts, heldout, words
+from fastvlm.data import canvas, degrade, documents, fonts, heldout, questions, words
 from fastvlm.data.questions import EXTRACTIVE_KINDS, QUESTION_KINDS
 from fastvlm.image_processing import ImageProcessor
 from fastvlm.plugins import load_plugin
@@ -193,7 +194,7 @@ def test_boxes_of_degraded_text_lie_where_the_letters_are():
         _, plan = warped_page(seed)
         plan.names = ["rotation", "blur", "jpeg"]
         page = canvas.Page(plan.page_width, plan.page_height, random.Random(seed), x_height_px=(9, 13))
-        page.text(60, 150, f"Nr. {seed}: Hxq Ty", page.style(1.0))
+        page.text(60, 150, f"Nr. {seed}: Hxq TyH", page.style(1.0))
         image, boxes = plan.apply(page.image, page.ground_truth().boxes)
         ink = 255 - np.asarray(image.convert("L")).astype(float)
         ys, xs = np.nonzero(ink > 0.35 * ink.max())
@@ -226,7 +227,21 @@ def test_glyph_boxes_agree_with_another_way_of_drawing():
         index += 1
 
 
+def test_plain_questions_are_asked_of_known_fields_and_only_in_training():
+    assert questions._PLAIN.keys() <= questions.FIELDS.keys()
+    asked = questions.ask_plainly(random.Random(1), "receipt", {"total": "$ 4", "made_up": "x"}, {"made_up": "Colour"})
+    assert [qa.answer for qa in asked] == ["$ 4", "x"] and not any("{" in qa.question for qa in asked)
+    assert "colour" in asked[1].question.lower()
+
+
 # ---- splits
+
+
+def test_sentences_of_letters_use_no_word_of_another_split():
+    others = set(words.content_words("heldout")) | set(words.content_words("val"))
+    for sentence in load_plugin(documents.KINDS_PACKAGE, "letter")._USUAL:
+        own = {word for word in re.findall("[a-z]+", re.sub(r"{\w+}", "", sentence).lower()) if len(word) > 2}
+        assert not own & others - words.FUNCTION_WORDS, sentence
 
 
 def test_fonts_layouts_and_words_of_the_splits_are_disjoint():

@@ -214,7 +214,8 @@ class Page:
         self.width, self.height, self.rng, self.split = width, height, rng, split
         self.min_x_height_px = x_height_px[0]
         low, high = x_height_px
-        self.x_height_px = low * (max(high, low) / low) ** rng.random()
+        # Small text is more frequent in training: there is more of it on a page, and it is harder to read.
+        self.x_height_px = low * (max(high, low) / low) ** (rng.random() ** (1.5 if split == "train" else 1.0))
         self.families = families or choose_families(rng, split)
         self.paper: Color = (255, 255, 255)
         self.ink: Color = (0, 0, 0)

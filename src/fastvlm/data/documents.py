@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw
 
 from fastvlm.data import canvas, degrade, fonts
 from fastvlm.data.canvas import Line, Page, PageFull
-from fastvlm.data.questions import QA, ask_about
+from fastvlm.data.questions import QA, ask_about, ask_plainly
 from fastvlm.data.words import Writer
 from fastvlm.plugins import list_plugins, load_plugin
 
@@ -286,6 +286,8 @@ def _finish(sheet: Sheet, plan: degrade.Plan, view: degrade.View, kind: str, see
         lines.append(Line(line.text, box, line.x_height_px * scale))
         start += count
     qa = sheet.qa + ask_about(sheet.rng, truth, sheet.fields, sheet.labels, sheet.tables, sheet.numbered_lines)
+    if sheet.split == "train":
+        qa += ask_plainly(sheet.rng, kind, sheet.fields, sheet.labels)
     families = tuple(sorted({face.family for faces in (page.families.body, page.families.heading, page.families.mono) for face in faces}))
     return Document(
         image,

@@ -212,6 +212,77 @@ _ASK_TABLE = (
     "Convert the table to CSV.",
 )
 
+# What people ask first when they try a reader out: plain words, often with the name of the kind of document. For training only: the other splits are frozen.
+_PLAIN: dict[str, tuple[str, ...]] = {key: tuple(part.strip() for part in text.split("|")) for key, text in {
+    "total": "What is the total? | What is the total amount? | What is the total amount due? | How much is the total? | What is the grand total? | What's the total? | What is the final total? | What is the amount due? | What total is on the {noun}? | How much is the total on this {noun}? | What is the total price? | What is the total cost? | total amount | What is the balance due?",
+    "subtotal": "What is the subtotal? | What is the subtotal before tax? | What is the net amount? | How much is the subtotal? | What is the amount before tax?",
+    "tax": "What is the tax amount? | How much tax was charged? | How much is the tax? | How much tax was paid? | What is the VAT? | What is the VAT amount? | What is the sales tax?",
+    "invoice_number": "What is the invoice number? | What's the invoice number? | What is the invoice no.? | What is the invoice ID? | Invoice number? | What is the number on the invoice?",
+    "receipt_number": "What is the receipt number? | What is the number on the receipt? | What's the receipt number? | What is the transaction number?",
+    "order_number": "What is the order number? | What is the purchase order number? | What is the PO number?",
+    "customer_number": "What is the customer number? | What is the customer ID? | What is the account number?",
+    "date": "What is the date? | What is the date on the {noun}? | What is the date of the {noun}? | What date is on the {noun}? | What date is shown? | When was the {noun} issued? | What is the {noun} date? | What date is printed on the {noun}? | On what date was it issued? | When is the {noun} dated?",
+    "due_date": "What is the due date? | When is the payment due? | When is it due? | What is the payment due date? | By what date should it be paid? | When is the {noun} due?",
+    "time": "What time is on the {noun}? | What is the time? | At what time was the {noun} printed? | What time is shown?",
+    "store": "What is the name of the store? | What is the store name? | What store is this? | What is the name of the shop? | Which store is the {noun} from? | What is the name of the business? | What is the merchant's name? | Where was this purchase made? | What is the name at the top? | What is the restaurant called? | Which company issued the {noun}? | What is the shop name?",
+    "seller": "Who issued the invoice? | Which company issued the {noun}? | What is the name of the company? | Who is the {noun} from? | What is the seller's name? | What company sent the {noun}? | What is the company name? | Who is the vendor? | What is the vendor name?",
+    "customer": "Who is the invoice addressed to? | Who is the customer? | What is the customer's name? | Who is the {noun} billed to? | Who is being billed? | Bill to whom? | What is the name of the customer? | Who is the client? | Who is the bill to?",
+    "sender": "Who is the letter from? | Who wrote the letter? | Who signed the letter? | Who sent the letter? | Who is the sender? | What is the name of the sender? | Who is the author of the letter? | Whose signature is on the {noun}? | Who is it from? | Who sent this message?",
+    "recipient": "Who is the letter addressed to? | Who is the letter to? | Who is the recipient? | To whom is the letter addressed? | What is the name of the recipient? | Who is it addressed to? | Who received the {noun}?",
+    "sender_company": "What company is the letter from? | Which company sent the letter? | What is the name of the company? | What is the company in the letterhead?",
+    "sender_role": "What is the title of the person who signed? | What is the sender's job title? | What is the position of the sender?",
+    "subject": "What is the subject? | What is the subject of the {noun}? | What is the letter about? | What is the subject line? | What is the {noun} regarding?",
+    "name": "What is the name? | What is the name on the {noun}? | Whose {noun} is this? | What is the full name? | What name is on the {noun}? | Who does the {noun} belong to? | What is the person's name? | What is the applicant's name? | What is the name of the person? | What is the cardholder's name?",
+    "first_name": "What is the first name? | What is the first name on the {noun}? | What is the given name?",
+    "last_name": "What is the last name? | What is the surname? | What is the last name on the {noun}? | What is the family name?",
+    "id_number": "What is the ID number? | What is the card number? | What is the number on the card? | What is the ID? | What is the employee ID? | What is the member number? | What is the licence number? | What is the license number? | What is the student ID?",
+    "date_of_birth": "What is the date of birth? | When was the person born? | What is the birth date? | What is the DOB? | When was the applicant born?",
+    "expiry_date": "What is the expiry date? | When does it expire? | What is the expiration date? | When does the card expire? | Until when is the {noun} valid? | When is it valid until?",
+    "issue_date": "What is the issue date? | When was it issued? | When was the card issued?",
+    "organization": "What organization issued the card? | Which organisation issued the {noun}? | What is the name of the organization? | What is the company on the card? | Which company is on the {noun}?",
+    "department": "What is the department? | Which department is it? | What department does the person work in?",
+    "position": "What is the position? | What is the job title? | What is the person's role?",
+    "occupation": "What is the occupation? | What is the job of the applicant? | What is the applicant's occupation?",
+    "address": "What is the address? | What is the address on the {noun}? | What is the street address? | What address is given?",
+    "city": "What is the city? | Which city is given? | In what city is it?",
+    "phone": "What is the phone number? | What is the telephone number? | What's the phone number? | What phone number is on the {noun}? | What number can you call?",
+    "email": "What is the email address? | What is the email? | What email address is given? | What is the e-mail address?",
+    "website": "What is the website? | What is the URL? | What website is shown? | What is the web address?",
+    "payment_method": "How was it paid? | What is the payment method? | How did the customer pay? | What payment method was used?",
+    "cashier": "Who was the cashier? | What is the name of the cashier? | Who served the customer? | What is the server's name?",
+    "change": "How much change was given? | What is the change? | How much change was returned? | What is the change due?",
+    "cash": "How much cash was paid? | How much cash was given?",
+    "title": "What is the title? | What is the title of the {noun}? | What is the heading? | What is the {noun} called? | What does the title say? | What is the heading at the top?",
+    "price": "What is the price? | How much does it cost? | What price is shown?",
+    "status": "What is the status? | What is the status of the {noun}?",
+    "opening_hours": "What are the opening hours? | When is it open?",
+    "iban": "What is the IBAN? | What is the bank account number? | What is the account number?",
+    "reference": "What is the reference? | What is the reference number?",
+    "amount": "What is the amount? | What amount is mentioned?",
+    "contact": "Who is the contact person? | Who should be contacted? | What is the contact name?",
+}.items()}  # fmt: skip
+_PLAIN_OTHERS = (
+    "What is the {name}?", "What is the {name} on the {noun}?", "What {name} is shown?", "What is the {name} in the {noun}?", "What's the {name}?", "{Name}?",
+)  # fmt: skip
+_NOUNS = {"id_card": ("card", "ID card", "card"), "screenshot": ("screen", "screenshot", "page")}
+
+
+def ask_plainly(rng: random.Random, kind: str, fields: dict[str, str], labels: dict[str, str]) -> list[QA]:
+    """One more question for each field, in the plainest words; the kind of document is often named."""
+    asked = []
+    nouns = (*_NOUNS.get(kind, (kind, kind)), "document", "image")
+    for key, value in fields.items():
+        label, known = labels.get(key), FIELDS.get(key)
+        if key in _PLAIN and rng.random() < 0.75:
+            question = rng.choice(_PLAIN[key])
+        elif label and (known is None or rng.random() < 0.5):
+            question = _name_in(rng.choice(_PLAIN_OTHERS), label.lower())
+        else:
+            question = _name_in(rng.choice(_PLAIN_OTHERS), rng.choice(known.names) if known else key.replace("_", " "))
+        asked.append(QA(_vary(rng, question.replace("{noun}", rng.choice(nouns))), value, "field"))
+    return asked
+
+
 _NTH = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth")
 
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 from fastvlm.data.documents import Sheet
-from fastvlm.data.kinds._parts import logo, margins, pick_labels
+from fastvlm.data.kinds._parts import Flow, logo, margins, pick_labels
 from fastvlm.data.questions import FIELDS
+from fastvlm.data.words import MONTHS, WEEKDAYS
 
 ASPECT = (0.62, 1.3)
 SIZES = ((512, 704), (512, 768), (576, 768), (512, 512), (640, 768))
@@ -12,7 +13,7 @@ BODY_STYLES = ("serif", "serif", "sans", "sans", "mono")
 MIN_LINES, MIN_COLUMNS = 17, 32
 
 LAYOUTS = {
-    "train": ("business", "personal", "memo", "notice", "email", "formal", "fax", "note", "circular"),
+    "train": ("business", "personal", "memo", "notice", "email", "formal", "fax", "note", "circular", "typed", "footed"),
     "val": ("modern", "reminder"),
     "heldout": ("block", "office"),
 }
@@ -27,6 +28,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "fax": {"head": "center", "order": ("title", "to-from"), "close": "l"},
     "note": {"head": "none", "order": ("date",), "close": "r"},
     "circular": {"head": "logo", "order": ("subject", "date"), "close": "l"},
+    "typed": {"head": "right", "order": ("date", "recipient", "subject"), "close": "l"},
+    "footed": {"head": "center", "order": ("date", "recipient"), "close": "l", "foot": True},
     "modern": {"head": "logo", "order": ("date", "recipient", "subject"), "close": "l"},
     "reminder": {"head": "top-left", "order": ("reference", "recipient", "date", "subject"), "close": "r"},
     "block": {"head": "top-left", "order": ("date", "recipient", "reference", "subject"), "close": "l"},
@@ -47,6 +50,18 @@ _SALUTATIONS = (
 _CLOSINGS = (
     "Yours sincerely,", "Sincerely,", "Kind regards,", "Best regards,", "Yours faithfully,", "With best wishes,", "Regards,", "Warm regards,", "Respectfully,", "Yours truly,", "Many thanks,", "Best wishes,", "Cheers,",
     "With kind regards", "Thank you,",
+)  # fmt: skip
+# Every word here is of all splits or of the training split, tested.
+_USUAL = (
+    "We are pleased to inform you that your {noun} has been approved.", "We are writing to inform you that the {noun} will begin on {day}.", "I am writing to you about the {noun} of {date}.",
+    "I am writing in reply to your letter of {date}.", "If you have any questions, please call us on {phone}.", "If you have any questions, please do not hesitate to contact me.",
+    "Please let us know by {date} if this suits you.", "Please let me know whether you can come.", "We would like to invite you to {city} on {date}.", "It will take place at {time} on {date}.",
+    "Your payment of {money} is due on {date}.", "We have received your payment of {money}.", "We have not yet received your payment of {money}.", "Please send the amount of {money} to us by {date}.",
+    "The price of the {product} is {money}.", "We are sorry for the delay.", "We apologise for the trouble that this has caused.", "As agreed, we will send you {n} {plural}.",
+    "From {date} on our number will be {phone}.", "I would be grateful if you could send me the {noun}.", "I hope this letter finds you well.", "It was a pleasure to meet you in {city}.",
+    "Your contract with {company} ends on {date}.", "Please return the signed form by {date}.", "Please bring your {noun} with you.", "The rent will rise to {money} a month from {date}.",
+    "There will be a {noun} in the building on {day}.", "You can reach me at any time on {phone}.", "Please quote the number {code} when you write to us.", "We will be happy to answer your questions.",
+    "We have been a customer of {company} for {n} years.", "This is to confirm your booking for {date}.", "See you in {city} next {day}.", "We met at {company} in {month}.",
 )  # fmt: skip
 _ROLES = (
     "Manager",
@@ -85,6 +100,11 @@ def draw(sheet: Sheet) -> None:
     day = sheet.field("date", writer.date())
     company = writer.company()
     gap = rng.choice([0.3, 0.5, 0.9])
+
+    if look.get("foot"):
+        _set_foot(sheet, flow)
+    usual = sheet.split == "train" and rng.random() < 0.4  # sentences that letters are made of, instead of made-up ones
+    justified = sheet.split == "train" and rng.random() < 0.15
 
     # Sender
     if look["head"] != "none":
@@ -188,7 +208,7 @@ def draw(sheet: Sheet) -> None:
     paragraphs = 0
     dense = rng.random() < 0.6
     while flow.bottom - flow.y - reserved > flow.step() and (dense or paragraphs < rng.randint(1, 4)):
-        text = " ".join(writer.plain_sentence() for _ in range(rng.randint(1, 4)))
+        text = " ".join(_usual_sentence(sheet) if usual else writer.plain_sentence() for _ in range(rng.randint(1, 4)))
         if rng.random() < 0.25:
             text = _fact(sheet, text)
         lines = page.wrap(text, flow.body, flow.width)
@@ -204,8 +224,17 @@ def draw(sheet: Sheet) -> None:
             if not lines:
                 break
             dense = False
-        for line in lines:
-            flow.line(line)
+        for i, line in enumerate(lines):
+            words = line.split()
+            if justified and i < len(lines) - 1 and len(words) > 2:
+                spare = (flow.width - sum(page.measure(word, flow.body) for word in words)) / (len(words) - 1)
+                x, cells = flow.left, []
+                for word in words:
+                    cells.append((x, "l", word))
+                    x += page.measure(word, flow.body) + spare
+                flow.cells(cells)
+            else:
+                flow.line(line)
         flow.space(gap)
         paragraphs += 1
 
@@ -237,6 +266,29 @@ def draw(sheet: Sheet) -> None:
         sender,
         "field",
     )
+
+
+def _set_foot(sheet: Sheet, flow: Flow) -> None:
+    """How to reach the sender, at the bottom of the page."""
+    page, rng, writer = sheet.page, sheet.rng, sheet.writer
+    parts = [sheet.field("phone", writer.phone()), sheet.field("website", writer.url())]
+    style = flow.style(0.85)
+    text = rng.choice([" | ", " - ", "   "]).join(parts)
+    style = page.shrink(text, style, flow.width)
+    baseline = flow.bottom - 0.25 * style.size_px
+    flow.bottom = baseline - 1.3 * style.size_px
+    if rng.random() < 0.5:
+        page.horizontal_rule(flow.left, flow.right, flow.bottom + 0.15 * style.size_px)
+    page.text((flow.left + flow.right) / 2, baseline, text, style, "m")
+
+
+def _usual_sentence(sheet: Sheet) -> str:
+    """A sentence that letters are made of, with something of this document in it. Its own words belong to the training split or to all."""
+    rng, writer = sheet.rng, sheet.writer
+    return rng.choice(_USUAL).format(
+        noun=writer.of_class("noun"), plural=writer.of_class("plural"), adjective=writer.of_class("adjective"), day=rng.choice(WEEKDAYS), month=rng.choice(MONTHS), date=writer.date(), time=writer.time(),
+        name=writer.name(), company=writer.company(), city=writer.city(), code=writer.identifier(), money=writer.money(rng.uniform(5, 3000)), n=rng.randint(2, 60), phone=writer.phone(), product=writer.product(),
+    )  # fmt: skip
 
 
 def _subject(sheet: Sheet) -> str:
