@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastvlm.processor import Processor
     from fastvlm.tokenizer import Tokenizer
 
-FORMAT = 1  # part of the folder's name: count it up when the content changes
+FORMAT = 2  # part of the folder's name: count it up when the content changes
 _NAMED_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # The released checkpoints' language models (their config.json), and the embedded model's sizes (recipes/nano/nano.yaml).
 _QWEN2: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _processor(shape: str) -> "Processor":
 
 
 def _tokenizer(vocab_size: int) -> "Tokenizer":
-    """A byte-level BPE tokenizer with `vocab_size` ids: bytes, pairs and quadruples of small letters, and Qwen2's named tokens."""
+    """A byte-level BPE tokenizer with `vocab_size` ids: bytes, pairs and quadruples of a blank and small letters, Qwen2's named tokens."""
     from tokenizers import AddedToken, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
@@ -144,8 +144,10 @@ def _tokenizer(vocab_size: int) -> "Tokenizer":
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     num_merges = vocab_size - len(letters) - len(_NAMED_TOKENS)
-    pairs = [first + second for first, second in itertools.product(string.ascii_lowercase, repeat=2)]
-    merges = [(pair[0], pair[1]) for pair in pairs] + list(itertools.product(pairs, repeat=2))
+    blank = "\u0120"  # as byte-level BPE writes it
+    pairs = list(itertools.product([blank, *string.ascii_lowercase], string.ascii_lowercase))
+    joined = [first + second for first, second in pairs]
+    merges = pairs + list(itertools.product(joined, (pair for pair in joined if blank not in pair)))
     merges = merges[:num_merges]
     vocab = {token: index for index, token in enumerate([*letters, *(first + second for first, second in merges)])}
     backend = Backend(models.BPE(vocab=vocab, merges=merges))

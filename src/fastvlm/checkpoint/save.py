@@ -206,8 +206,8 @@ def _write_weights(tensors: list[_Tensor], folder: Path, max_shard_bytes: int) -
         name = WEIGHTS_FILE if len(shards) == 1 else f"model-{index:05d}-of-{len(shards):05d}.safetensors"
         writer = SafetensorsWriter(folder / name, {tensor.stored_name: (tensor.dtype, tensor.shape) for tensor in shard})
         for tensor in shard:
-            value = tensor.read()
-            writer.write(tensor.stored_name, value.to(getattr(torch, TORCH_NAMES[tensor.dtype])))
+            # no variable: it would keep one tensor while the next is read
+            writer.write(tensor.stored_name, tensor.read().to(getattr(torch, TORCH_NAMES[tensor.dtype])))
             weight_map[tensor.stored_name] = name
         writer.close()
     if len(shards) > 1:

@@ -22,7 +22,7 @@ VISION = {
 TEXT = {
     "model_type": "llama", "hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 15,
     "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280, "max_position_embeddings": 8192, "rope_theta": 1e5,
-    "tie_word_embeddings": True,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def load(work: Work, variant: str) -> _transformers.Program:
     import torch
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-    config = SmolVLMConfig(vision_config=VISION, text_config=TEXT, image_token_id=IMAGE_TOKEN_ID, scale_factor=4, tie_word_embeddings=True)
+    config = SmolVLMConfig(vision_config=VISION, text_config=TEXT, image_token_id=IMAGE_TOKEN_ID, scale_factor=4, tie_word_embeddings=False)
     torch.manual_seed(0)
     model = SmolVLMForConditionalGeneration._from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     words = torch.full((work.prompt_tokens - work.image_tokens,), PLAIN_TOKEN)
