@@ -19,7 +19,7 @@ from fastvlm.checkpoint.keymap import APPLE, NATIVE, KeyMap
 from fastvlm.checkpoint.llava_qwen2 import Translated
 from fastvlm.checkpoint.memory import available_memory_bytes, check_memory
 from fastvlm.checkpoint.safetensors_file import TORCH_NAMES, TensorInfo
-from fastvlm.checkpoint.source import Source, TensorStore
+from fastvlm.checkpoint.source import RANDOM_WEIGHTS_FILE, Source, TensorStore
 from fastvlm.checkpoint.tower import check_names_and_shapes
 from fastvlm.config import ConfigError, FastVLMConfig
 
@@ -216,6 +216,11 @@ class Checkpoint:
                 if embedding is None or not self.store.same_bytes(stored, embedding):
                     self.dropped[stored] = UNEQUAL_HEAD
         return self.dropped
+
+    @property
+    def has_random_weights(self) -> bool:
+        """It says of itself that it was made to measure speed; its answers mean nothing."""
+        return self.source.has(RANDOM_WEIGHTS_FILE)
 
     @cached_property
     def license_text(self) -> str | None:

@@ -94,7 +94,7 @@ def save_pretrained(
         if processor is not None:
             processor.save(temporary)
         _write_configs(config, tensors, processor, temporary, origin)
-        _write_licenses(origin, temporary)
+        write_licenses(origin, temporary)
         if target.is_dir():
             target.rmdir()
         os.rename(temporary, target)
@@ -211,7 +211,7 @@ def _write_configs(
         _write_json(folder / "tokenizer_config.json", {**tokenizer_config, "model_max_length": limit})
 
 
-def _write_licenses(checkpoint: Checkpoint | None, folder: Path) -> None:
+def write_licenses(checkpoint: Checkpoint | None, folder: Path) -> None:
     if checkpoint is None:
         return
     names = checkpoint.source.license_files()
