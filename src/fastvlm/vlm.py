@@ -53,8 +53,8 @@ def load(
 
     Args:
         name_or_path: a folder or zip in Apple's or transformers' layout, a hub id, or a short name such as `nano`.
-        runtime: a file of `fastvlm/runtimes`, or `auto`: torch on a GPU, else the fastest that is installed. On a CPU a checkpoint is converted
-            into a bundle the first time (`fastvlm cache` shows them); a bundle's folder is run as it is.
+        runtime: a file of `fastvlm/runtimes`, or `auto`: torch on a GPU, else the fastest that is installed. On a CPU a checkpoint is
+            converted into a bundle the first time (`fastvlm cache` shows them); a bundle's folder is run as it is.
         dtype: `float32` computes what the reference does; `auto` is the fastest that the device is made for. Runtimes of bundles also take
             `int8` and `int4`.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
@@ -116,7 +116,7 @@ def _convert(name_or_path: str | Path, revision: str | None, runtime: str, preci
     if not (is_installed("torch") and is_installed("nncf")):
         raise RuntimeUnavailableError(f'{name_or_path} must be converted first, which needs PyTorch and nncf: pip install "fastvlm[torch]"')
     name = str(name_or_path)
-    logger.warning("converting %s for the %s runtime; this happens once and takes seconds for a small model, minutes for a large one", name, runtime)
+    logger.warning("converting %s for the %s runtime: once, seconds for a small model and minutes for a large one", name, runtime)
     command = [sys.executable, "-m", "fastvlm", "convert", name, "--runtime", runtime, "--precision", precision, "--into-cache"]
     if revision is not None:
         command += ["--revision", revision]

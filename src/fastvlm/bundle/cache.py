@@ -4,9 +4,9 @@
     with making(key) as folder: ...          # one process at a time; `folder` does not exist yet
     entries(); clear()
 
-An entry is a folder named by its key, which covers all that could change what is in it: content of the checkpoint and the adapter, versions,
-precision, and the CPU's abilities. It appears by a rename, so an entry that is there is complete. What was used longest ago goes when
-all entries together are larger than $FASTVLM_CACHE_GB (default 20).
+An entry is a folder named by its key, which covers all that could change what is in it: content of the checkpoint and the adapter,
+versions, precision, and the CPU's abilities. It appears by a rename, so an entry that is there is complete. What was used longest ago
+goes when all entries together are larger than $FASTVLM_CACHE_GB (default 20).
 """
 
 import hashlib
@@ -211,7 +211,7 @@ def _lock_windows(file: Any, wait: bool) -> bool:
 
 
 class _Hashes:
-    """SHA-256 of files, remembered with what `stat` says of them. ctime is among it: copying and unpacking tools set the other times back."""
+    """SHA-256 of files, remembered with what `stat` says of them. ctime is among it: tools that copy set the other times back."""
 
     def __init__(self, path: Path):
         self._path = path

@@ -24,8 +24,12 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=["auto", "int8", "int4", "bf16", "fp32"], default="auto",
         help="auto is the fastest that passes the accuracy guard (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--calibration", type=Path, metavar="DIR", help="pictures like yours, to quantise with (default: documents made here)")
-    parser.add_argument("--score-questions", type=int, metavar="N", help="questions of the guard's score (default: 200 for small models, 0 else)")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="pictures like yours, to quantise with (default: documents made here)"
+    )
+    parser.add_argument(
+        "--score-questions", type=int, metavar="N", help="questions of the guard's score (default: 200 for small models, 0 else)"
+    )
     parser.add_argument("--random-weights", action="store_true", help="the weights are random, for measuring speed: no guard")
     parser.add_argument("--force", action="store_true", help="keep the bundle also if the accuracy guard refuses it")
 

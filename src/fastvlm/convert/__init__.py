@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 from fastvlm import __version__
-from fastvlm.bundle import cache
-from fastvlm.bundle import EMBEDDINGS_FILE, MANIFEST_FILE, Bundle, BundleError, EmbeddingTable, Manifest, why_not_convertible
+from fastvlm.bundle import EMBEDDINGS_FILE, MANIFEST_FILE, Bundle, BundleError, EmbeddingTable, Manifest, cache, why_not_convertible
 from fastvlm.bundle.cache import CONVERTER_VERSION, content_hash
 from fastvlm.checkpoint import Checkpoint
 from fastvlm.checkpoint.checkpoint import EMBEDDING

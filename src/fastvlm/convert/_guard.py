@@ -8,16 +8,16 @@
 The reference is computed while the converter has each layer in memory anyway, so it needs no room for the whole model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from fastvlm.config import FastVLMConfig
 from fastvlm.convert._pictures import Sample
+from fastvlm.convert._progress import progress
 from fastvlm.generate import Engine, GenerationOptions
 from fastvlm.model.decoder import Decoder, causal_mask
 from fastvlm.processor import Processor
@@ -76,8 +76,8 @@ def measure(runtime: Runtime, reference: Reference) -> list[dict[str, Any]]:
     forced = np.stack([sample.forced_ids for sample in samples])
     logits, cache = runtime.prefill([sample.input_ids for sample in samples], features)
     tokens = [logits.argmax(-1)]
-    for step in progress(range(forced.shape[1] - 1), "bundle's tokens", "step"):
-        tokens.append(runtime.decode(forced[:, step], cache).argmax(-1))
+    steps = progress(range(forced.shape[1] - 1), "bundle's tokens", "step")
+    tokens += [runtime.decode(forced[:, step], cache).argmax(-1) for step in steps]
     agrees = np.stack(tokens, axis=1) == np.stack(reference.tokens)
     return [
         _row("mean cosine of image features", float(cosines.mean()), cosines.size, least=MIN_COSINE),
@@ -92,13 +92,9 @@ def score(runtime: Runtime, processor: Processor, questions: int) -> float:
 
     engine = Engine(runtime, processor, prefix_cache_bytes=0)
     scores: list[float] = []
-    bar = tqdm(desc=f"questions to {runtime.name}", total=questions, unit="question")
-    for batch in _examples(processor, questions):
-        inputs = [processor(example.messages) for example in batch]
-        results = engine.generate_batch(inputs, GenerationOptions(max_new_tokens=ANSWER_TOKENS))
+    for batch in progress(_batches(processor, questions), f"questions to {runtime.name}", "batch"):
+        results = engine.generate_batch([processor(example.messages) for example in batch], GenerationOptions(max_new_tokens=ANSWER_TOKENS))
         scores += [METRICS[example.metric](result.text, example.answers) for example, result in zip(batch, results, strict=True)]
-        bar.update(len(batch))
-    bar.close()
     return float(np.mean(scores))
 
 
@@ -114,8 +110,8 @@ def can_score() -> bool:
     return is_installed("rapidfuzz")
 
 
-def _examples(processor: Processor, questions: int) -> Any:
-    """Batches of short questions; those about one picture come one after the other, so that it is encoded once."""
+def _batches(processor: Processor, questions: int) -> Iterator[list[Any]]:
+    """Short questions; those about one picture come one after the other, so that it is encoded once."""
     from fastvlm.evaluate.tasks import documents
 
     size = 512 if processor.image_processor.size <= 512 else 768

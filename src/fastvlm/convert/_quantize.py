@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fastvlm import telemetry
 from fastvlm.bundle import BundleError
 from fastvlm.config import TextConfig
+from fastvlm.convert._progress import progress
 from fastvlm.runtimes import is_installed
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 GROUP_SIZES = (128, 64, 32)  # of int4: values that share a scale
 
 
-def quantize_encoder(model: "ov.Model", pictures: Sequence[np.ndarray], progress: bool = True) -> "ov.Model":
+def quantize_encoder(model: "ov.Model", pictures: Sequence[np.ndarray]) -> "ov.Model":
     """Post-training quantisation of activations and weights to int8.
 
     Args:
         pictures: pixel_values (1, 3, H, W) each, for the ranges of the activations.
     """
     with _quiet() as nncf:
-        items = tqdm(pictures, desc="measuring activations", unit="picture", disable=not progress)
+        items = progress(pictures, "measuring activations", "picture")
         return nncf.quantize(
             model,
             nncf.Dataset(items),
@@ -79,8 +79,9 @@ def round_to_bfloat16(model: "ov.Model") -> "ov.Model":
         values = np.ascontiguousarray(node.get_data(), np.float32)
         bits = values.view(np.uint32)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)  # to the nearest, ties to even
-        constant = ops.constant(ov.Tensor(rounded, list(values.shape), ov.Type.bf16))
-        widened = ops.convert(constant, ov.Type.f32)
+        tensor = ov.Tensor(ov.Type.bf16, ov.Shape(values.shape))  # one that owns its memory: the constant only points to it
+        tensor.data.view(np.uint16)[...] = rounded
+        widened = ops.convert(ops.constant(tensor), ov.Type.f32)
         for target in node.output(0).get_target_inputs():
             target.replace_source_output(widened.output(0))
     return model

@@ -1,8 +1,8 @@
 """A checkpoint's weights, a part of the model at a time.
 
-    weights = Weights(checkpoint)
-    with weights.loaded("language_model.layers.3") as layer:       # the module, with float32 weights, as long as the block lasts
-        ...
+weights = Weights(checkpoint)
+with weights.loaded("language_model.layers.3") as layer:       # the module, with float32 weights, as long as the block lasts
+    ...
 """
 
 from collections.abc import Iterator

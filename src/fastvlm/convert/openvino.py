@@ -4,12 +4,11 @@ import gc
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from fastvlm import telemetry
 from fastvlm.convert import _quantize, _vision
 from fastvlm.convert._decoder import DecoderGraph
 from fastvlm.convert._guard import Reference
+from fastvlm.convert._progress import progress
 from fastvlm.convert._weights import Weights
 from fastvlm.runtimes.openvino import LANGUAGE_FILE, VISION_FILE
 

@@ -118,11 +118,9 @@ class OpenVINORuntime:
     def encode_images(self, pixel_values: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32 -> (N, T, D) float32, after the projector."""
         check_pixels(pixel_values)
-        parts = []
-        with self._vision_lock:
-            for image in np.ascontiguousarray(pixel_values, np.float32):  # more at once gains nothing and takes memory
-                parts.append(self._vision_request.infer([image[None]], share_inputs=True)[0].copy())
-        return np.concatenate(parts)
+        images = np.ascontiguousarray(pixel_values, np.float32)
+        with self._vision_lock:  # one by one: more at once gains nothing and takes memory
+            return np.concatenate([self._vision_request.infer([image[None]], share_inputs=True)[0].copy() for image in images])
 
     def prefill(
         self, input_ids: Sequence[np.ndarray], image_features: Sequence[np.ndarray | None], cache: Any = None
