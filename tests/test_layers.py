@@ -19,17 +19,30 @@ LAYERS = [
     ["data"],
     ["model"],
     ["checkpoint"],
+    ["bundle"],
     ["runtimes"],
     ["generate"],
     ["vlm"],
     ["evaluate"],
-    ["bundle", "export", "train", "server", "batch", "bench"],
+    ["convert", "export", "train", "server", "batch", "bench"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # What stands between a picture and a model, and what makes pictures; each must serve where torch is not installed.
-WITHOUT_TORCH = ["config", "plugins", "telemetry", "image_io", "image_processing", "tokenizer", "prompts", "processor", "sampling", "data"]
+WITHOUT_TORCH = [
+    "config",
+    "plugins",
+    "telemetry",
+    "image_io",
+    "image_processing",
+    "tokenizer",
+    "prompts",
+    "processor",
+    "sampling",
+    "data",
+    "bundle",
+]
 HEAVY = {"torch", "transformers", "timm", "openvino", "onnxruntime", "nncf", "peft", "accelerate", "datasets"}
 
 

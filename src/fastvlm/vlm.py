@@ -8,7 +8,11 @@ for piece in vlm.stream(messages):
 """
 
 import dataclasses
+import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastvlm import telemetry
+from fastvlm.bundle import Bundle, BundleError, cache, is_bundle, why_not_convertible
+from fastvlm.checkpoint.open import NANO, embedded_folder
 from fastvlm.config import FastVLMConfig
 from fastvlm.generate import Engine, GenerationOptions, GenerationResult, TextStream
-from fastvlm.runtimes import Runtime, choose_runtime, load_runtime
+from fastvlm.plugins import load_plugin
+from fastvlm.runtimes import Runtime, RuntimeUnavailableError, choose_runtime, is_installed, load_runtime, normalize_dtype
 
 if TYPE_CHECKING:
     from fastvlm.checkpoint import Checkpoint
@@ -46,8 +53,10 @@ def load(
 
     Args:
         name_or_path: a folder or zip in Apple's or transformers' layout, a hub id, or a short name such as `nano`.
-        runtime: a file of `fastvlm/runtimes`, or `auto`: torch on a GPU, else the fastest that is installed.
-        dtype: `float32` computes what the reference does; `auto` is the fastest that the device is made for.
+        runtime: a file of `fastvlm/runtimes`, or `auto`: torch on a GPU, else the fastest that is installed. On a CPU a checkpoint is
+            converted into a bundle the first time (`fastvlm cache` shows them); a bundle's folder is run as it is.
+        dtype: `float32` computes what the reference does; `auto` is the fastest that the device is made for. Runtimes of bundles also take
+            `int8` and `int4`.
         device: `auto`, `cpu`, `cuda`, `mps`, ...
         revision: branch, tag or commit of a hub id.
         threads: CPU threads, for the whole process; None takes the physical cores within the container's limit.
@@ -60,17 +69,70 @@ def load(
         ValueError, OSError: what is wrong with the checkpoint or an argument, and what to do.
     """
     telemetry.disable()
+    source, checkpoint, runtime_name = _find(name_or_path, runtime, device, dtype, revision, adapter)
+    if adapter is not None and source is checkpoint:
+        runtime_options["adapter"] = adapter
+    processor = _with_image_options(source.processor(), resolution, image_mode)
+    loaded = load_runtime(runtime_name, source, dtype=dtype, device=device, threads=threads, **runtime_options)
+    for note in source.notes:
+        logger.warning("%s: %s", source.label, note)
+    return FastVLM(processor, loaded, checkpoint=checkpoint, is_adapted=adapter is not None)
+
+
+def _find(
+    name_or_path: str | Path, runtime: str, device: str, dtype: str, revision: str | None, adapter: str | Path | None
+) -> "tuple[Checkpoint | Bundle, Checkpoint | None, str]":
+    """What the runtime is to load, the checkpoint that it is or comes from if there is one, and the runtime's name."""
     from fastvlm.checkpoint import open_checkpoint
 
+    if is_bundle(path := Path(name_or_path).expanduser()):
+        if adapter is not None:
+            raise ValueError(f"{path} is a bundle, whose weights cannot take an adapter; convert the checkpoint with --adapter")
+        bundle = Bundle.open(path)
+        return bundle, None, bundle.manifest.runtime if runtime == "auto" else runtime
     runtime_name = choose_runtime(runtime, device)
-    if adapter is not None:
-        runtime_options["adapter"] = adapter
+    plugin = load_plugin("fastvlm.runtimes", runtime_name)
+    if not getattr(plugin, "RUNS_BUNDLES", False):
+        checkpoint = open_checkpoint(name_or_path, revision=revision)
+        return checkpoint, checkpoint, runtime_name
+    if (reason := plugin.unavailable_reason()) is not None:
+        raise RuntimeUnavailableError(reason)
+    precision = plugin.precision_of(normalize_dtype(dtype))
+    if str(name_or_path) == NANO and adapter is None and is_bundle(folder := embedded_folder(NANO) / runtime_name):
+        bundle = Bundle.open(folder, label=NANO)
+        if precision in ("auto", bundle.manifest.precision):
+            return bundle, None, runtime_name
     checkpoint = open_checkpoint(name_or_path, revision=revision)
-    processor = _with_image_options(checkpoint.processor(), resolution, image_mode)
-    loaded = load_runtime(runtime_name, checkpoint, dtype=dtype, device=device, threads=threads, **runtime_options)
-    for note in checkpoint.notes:
-        logger.warning("%s: %s", checkpoint.label, note)
-    return FastVLM(processor, loaded, checkpoint=checkpoint, is_adapted=adapter is not None)
+    if runtime == "auto" and why_not_convertible(checkpoint.config) is not None:
+        return checkpoint, checkpoint, "torch"
+    key = cache.bundle_key(checkpoint, runtime_name, precision, plugin.abilities(), adapter)
+    bundle = cache.find(key) or _convert(name_or_path, revision, runtime_name, precision, adapter)
+    bundle.label = checkpoint.label
+    return bundle, checkpoint, runtime_name
+
+
+def _convert(name_or_path: str | Path, revision: str | None, runtime: str, precision: str, adapter: str | Path | None) -> "Bundle":
+    """Convert into the cache in a process of its own: the memory that it took is free again, and this one need not import torch."""
+    if not (is_installed("torch") and is_installed("nncf")):
+        raise RuntimeUnavailableError(f'{name_or_path} must be converted first, which needs PyTorch and nncf: pip install "fastvlm[torch]"')
+    name = str(name_or_path)
+    logger.warning("converting %s for the %s runtime: once, seconds for a small model and minutes for a large one", name, runtime)
+    command = [sys.executable, "-m", "fastvlm", "convert", name, "--runtime", runtime, "--precision", precision, "--into-cache"]
+    if revision is not None:
+        command += ["--revision", revision]
+    if adapter is not None:
+        command += ["--adapter", str(adapter)]
+    package_parent = str(Path(__file__).parent.parent)
+    search_path = os.pathsep.join([package_parent, *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": search_path})
+    try:
+        answer = json.loads(result.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        signal = f" by signal {-result.returncode}; is there enough memory?" if result.returncode < 0 else ""
+        raise BundleError(f"converting {name} was broken off{signal or f' with status {result.returncode}'}") from None
+    if "error" in answer:
+        raise BundleError(answer["error"])
+    return Bundle.open(answer["folder"])
 
 
 def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None) -> "Processor":

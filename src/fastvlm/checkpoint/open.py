@@ -44,8 +44,13 @@ def open_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     )
 
 
+def embedded_folder(name: str) -> Path:
+    """Where the package keeps an embedded model: its native checkpoint, and in folders named by runtime its bundles."""
+    return Path(__file__).parent.parent / "models" / name
+
+
 def _nano_folder() -> Path:
-    folder = Path(__file__).parent.parent / "models" / NANO
+    folder = embedded_folder(NANO)
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             "this installation carries no embedded model `nano`; reinstall fastvlm, or name a checkpoint (`fastvlm pull 0.5b`)"

@@ -134,7 +134,7 @@ def _save(
         if processor is not None:
             processor.save(temporary)
         _write_configs(config, tensors, processor, temporary, origin)
-        _write_licenses(origin, temporary)
+        write_licenses(origin, temporary)
         if target.is_dir():
             target.rmdir()
         os.rename(temporary, target)
@@ -251,7 +251,7 @@ def _write_configs(
         _write_json(folder / "tokenizer_config.json", {**tokenizer_config, "model_max_length": limit})
 
 
-def _write_licenses(checkpoint: Checkpoint | None, folder: Path) -> None:
+def write_licenses(checkpoint: Checkpoint | None, folder: Path) -> None:
     if checkpoint is None:
         return
     names = checkpoint.source.license_files()

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import struct
+import sys
 import tempfile
 import weakref
 import zipfile
@@ -44,9 +45,13 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def cache_folder() -> Path:
-    """Where this library keeps what it fetched or converted: $FASTVLM_CACHE, else fastvlm in $XDG_CACHE_HOME or ~/.cache."""
+    """Where this library keeps what it fetched or converted: $FASTVLM_CACHE, else fastvlm in the platform's usual folder for caches."""
     if root := os.environ.get("FASTVLM_CACHE"):
         return Path(root).expanduser()
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/fastvlm").expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser() / "fastvlm" / "Cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastvlm"
 
 
@@ -84,6 +89,10 @@ class Source:
     def folders(self) -> list[str]:
         """Names of the folders in the top folder, where the source can tell."""
         return []
+
+    def content_files(self) -> list[Path]:
+        """The files whose bytes decide what the model answers."""
+        raise NotImplementedError
 
     def has(self, name: str) -> bool:
         return name in self.names()
@@ -141,6 +150,9 @@ class FolderSource(Source):
 
     def folder(self) -> Path:
         return self.path
+
+    def content_files(self) -> list[Path]:
+        return [self.path / name for name in self._names if name.endswith((".safetensors", *SMALL_SUFFIXES)) or name == RANDOM_WEIGHTS_FILE]
 
 
 class SingleFileSource(FolderSource):
@@ -208,6 +220,9 @@ class ZipSource(Source):
             self._folder = folder
             weakref.finalize(self, holder.cleanup)
         return self._folder
+
+    def content_files(self) -> list[Path]:
+        return [self.path]
 
     def total_bytes(self) -> int:
         """Size of all files when they are unpacked."""

@@ -104,6 +104,7 @@ class Attention(nn.Module):
     def __init__(self, config: TextConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
+        self.groups = config.num_attention_heads // config.num_key_value_heads  # query heads that share a key
         width, kv_width = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
@@ -122,12 +123,18 @@ class Attention(nn.Module):
         value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
-        groups = query.shape[1] // key.shape[1]
-        if groups > 1:
-            key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+        key, value = _repeat(key, self.groups), _repeat(value, self.groups)
         is_causal = mask is None and length > 1  # without a mask, either one token sees everything or nothing came before
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=is_causal)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
+
+
+def _repeat(x: Tensor, groups: int) -> Tensor:
+    """(B, kv_heads, S, head_dim) -> (B, kv_heads * groups, S, head_dim). Spelled as converters recognise it: they fuse it away."""
+    if groups == 1:
+        return x
+    batch, kv_heads, length, head_dim = x.shape
+    return x[:, :, None].expand(batch, kv_heads, groups, length, head_dim).reshape(batch, kv_heads * groups, length, head_dim)
 
 
 class MLP(nn.Module):
@@ -191,7 +198,7 @@ class Decoder(nn.Module):
             positions = torch.arange(length, device=inputs_embeds.device).expand(batch, length)
             if valid is not None:
                 positions = (valid.cumsum(1) - 1).clamp(min=0)
-        masks = {window: self._mask(length, total, valid, window) for window in {None, *self.config.sliding_windows}}
+        masks = {window: causal_mask(length, total, valid, window, inputs_embeds.device) for window in {None, *self.config.sliding_windows}}
         cos, sin = self.rotary(positions)
         x = inputs_embeds
         for layer, window in zip(self.layers, self.config.sliding_windows, strict=True):
@@ -201,22 +208,22 @@ class Decoder(nn.Module):
                 x = layer(x, cos, sin, masks[window], cache)
         return self.norm(x)
 
-    def _mask(self, length: int, total: int, valid: Tensor | None, window: int | None) -> Tensor | None:
-        """(B or 1, 1, S, total) bool, True where a key may be seen; None where plain causal attention says the same."""
-        past = total - length
-        windowed = window is not None and total > window
-        if valid is None and not windowed and (past == 0 or length == 1):
-            return None
-        device = self.norm.weight.device
-        query = torch.arange(past, total, device=device).unsqueeze(1)
-        key = torch.arange(total, device=device)
-        mask = key <= query
-        if window is not None:
-            # columns, not positions: padding stands at the ends, so within a row the two differ by a constant
-            mask = mask & (key > query - window)
-        mask = mask[None, None]
-        if valid is not None:
-            mask = mask & valid[:, None, None, :]
-            # a padded query sees itself: a row of nothing is NaN in softmax and would spread through the batch
-            mask = mask | (key == query)
-        return mask
+
+def causal_mask(length: int, total: int, valid: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:
+    """(B or 1, 1, S, total) bool, True where a key may be seen; None where plain causal attention says the same."""
+    past = total - length
+    windowed = window is not None and total > window
+    if valid is None and not windowed and (past == 0 or length == 1):
+        return None
+    query = torch.arange(past, total, device=device).unsqueeze(1)
+    key = torch.arange(total, device=device)
+    mask = key <= query
+    if window is not None:
+        # columns, not positions: padding stands at the ends, so within a row the two differ by a constant
+        mask = mask & (key > query - window)
+    mask = mask[None, None]
+    if valid is not None:
+        mask = mask & valid[:, None, None, :]
+        # a padded query sees itself: a row of nothing is NaN in softmax and would spread through the batch
+        mask = mask | (key == query)
+    return mask

@@ -41,7 +41,8 @@ class RotaryEmbedding:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate (B, heads, S, head_dim) by angles (B, S, head_dim); the pairs are (i, i + head_dim / 2)."""
     cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -28,35 +29,62 @@ def merge_adapter(model: "nn.Module", folder: str | Path) -> None:
         AdapterError: no adapter in `folder`, one of another kind, or one whose names or shapes are not this model's.
     """
     import torch
-    from safetensors import SafetensorError, safe_open
 
-    folder = Path(folder)
-    config = _read_config(folder)
-    try:
-        with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except FileNotFoundError:
-        raise AdapterError(f"no {WEIGHTS_NAME} in the adapter's folder {str(folder)!r}") from None
-    except SafetensorError as error:
-        raise AdapterError(f"{WEIGHTS_NAME} of the adapter is not a readable safetensors file: {error}") from error
-    modules = dict(model.named_modules())
-    targets = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
-    expected = {f"{target}.lora_{part}.weight" for target in targets for part in "AB"}
-    if not targets or set(tensors) != expected:
-        odd = sorted(set(tensors) ^ expected)
-        raise AdapterError(f"the adapter holds no plain LoRA pairs; unexpected or missing: {', '.join(odd[:3]) or 'everything'}")
-    for target in sorted(targets):
-        name = target.removeprefix(_PREFIX)
-        down, up = tensors[f"{target}.lora_A.weight"].float(), tensors[f"{target}.lora_B.weight"].float()
-        weight = getattr(modules.get(name), "weight", None)
-        if weight is None:
-            raise AdapterError(f"the adapter changes {name!r}, which this model does not have; was it trained on another model?")
-        if down.shape[0] != up.shape[1] or (up.shape[0], *down.shape[1:]) != tuple(weight.shape):
-            shapes = f"{tuple(up.shape)} x {tuple(down.shape)}"
-            raise AdapterError(f"the adapter's product for {name!r} is {shapes}, the weight is {tuple(weight.shape)}")
-        delta = (up.flatten(1) @ down.flatten(1)).view(weight.shape) * _scale(config, name, down.shape[0])
+    adapter = Adapter(folder)
+    adapter.check(model)
+    for name in adapter.weight_names:
+        weight = model.get_parameter(name)
         with torch.no_grad():
-            weight.copy_(weight.float() + delta.to(weight.device))
+            weight.copy_(weight.float() + adapter.delta(name).to(weight.device))
+
+
+class Adapter:
+    """The low-rank products of a folder, by the names of the weights that they change."""
+
+    def __init__(self, folder: str | Path):
+        from safetensors import SafetensorError, safe_open
+
+        folder = Path(folder)
+        self._config = _read_config(folder)
+        try:
+            with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
+                self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except FileNotFoundError:
+            raise AdapterError(f"no {WEIGHTS_NAME} in the adapter's folder {str(folder)!r}") from None
+        except SafetensorError as error:
+            raise AdapterError(f"{WEIGHTS_NAME} of the adapter is not a readable safetensors file: {error}") from error
+        targets = {name.removesuffix(".lora_A.weight") for name in self._tensors if name.endswith(".lora_A.weight")}
+        expected = {f"{target}.lora_{part}.weight" for target in targets for part in "AB"}
+        if not targets or set(self._tensors) != expected:
+            odd = sorted(set(self._tensors) ^ expected)
+            raise AdapterError(f"the adapter holds no plain LoRA pairs; unexpected or missing: {', '.join(odd[:3]) or 'everything'}")
+        self._targets = {f"{target.removeprefix(_PREFIX)}.weight": target for target in sorted(targets)}
+
+    @property
+    def weight_names(self) -> list[str]:
+        return list(self._targets)
+
+    def check(self, model: "nn.Module") -> None:
+        """Refuse a model (its parameters may be on `meta`) that lacks a weight, or has it in another shape."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for weight_name, target in self._targets.items():
+            name = weight_name.removesuffix(".weight")
+            weight = parameters.get(weight_name)
+            if weight is None:
+                raise AdapterError(f"the adapter changes {name!r}, which this model does not have; was it trained on another model?")
+            down, up = self._pair(target)
+            if down.shape[0] != up.shape[1] or (up.shape[0], *down.shape[1:]) != tuple(weight.shape):
+                shapes = f"{tuple(up.shape)} x {tuple(down.shape)}"
+                raise AdapterError(f"the adapter's product for {name!r} is {shapes}, the weight is {tuple(weight.shape)}")
+
+    def delta(self, weight_name: str) -> "torch.Tensor":
+        """What is to be added to a weight, float32, in its shape."""
+        down, up = self._pair(self._targets[weight_name])
+        scale = _scale(self._config, weight_name.removesuffix(".weight"), down.shape[0])
+        return (up.flatten(1) @ down.flatten(1)).view(up.shape[0], *down.shape[1:]) * scale
+
+    def _pair(self, target: str) -> "tuple[torch.Tensor, torch.Tensor]":
+        return self._tensors[f"{target}.lora_A.weight"].float(), self._tensors[f"{target}.lora_B.weight"].float()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
