@@ -61,6 +61,29 @@ def test_a_stopped_run_goes_on(task, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == list("abcdef")
     assert summary["examples"] == 6
+    assert (tmp_path / "worst.html").read_text().count("<section>") == 5  # those of before the stop too
+
+
+def test_an_example_that_cannot_be_answered_counts_as_wrong(task, tmp_path):
+    def refuses_c(batch):
+        for messages in batch:
+            if "<c>" in messages[0]["content"][1]["text"]:
+                raise ValueError("the prompt is too long")
+        return ["a"] * len(batch)
+
+    summary = evaluate(refuses_c, task, tmp_path, batch_size=4, progress=False)
+    assert (summary["examples"], summary["errors"]) == (6, 1)
+    rows = [json.loads(line) for line in (tmp_path / "examples.jsonl").read_text().splitlines()]
+    assert [row.get("error") for row in rows] == [None, None, "the prompt is too long", None, None, None]
+    assert summary["metrics"]["exact_match"]["mean"] == pytest.approx(1 / 6)
+    assert "no answer: the prompt is too long" in (tmp_path / "worst.html").read_text()
+
+
+def test_results_of_two_models_do_not_mix(task, tmp_path):
+    evaluate(answer_all, task, tmp_path, progress=False, limit=2, model={"model": "one"})
+    with pytest.raises(ValueError, match="holds results of another evaluation"):
+        evaluate(answer_all, task, tmp_path, progress=False, model={"model": "two"})
+    assert evaluate(answer_all, task, tmp_path, progress=False, model={"model": "one"})["examples"] == 6
 
 
 def test_unknown_split_is_named(task, tmp_path):

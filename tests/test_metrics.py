@@ -1,6 +1,9 @@
-"""Metrics against hand-computed cases and, for error rates, jiwer."""
+"""Metrics against hand-computed cases and against other implementations: lmms-eval's, the package anls, jiwer."""
 
+import importlib.util
 import random
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -65,7 +68,8 @@ def test_error_rates_take_the_nearest_answer():
 def test_relaxed_accuracy_by_hand():
     assert relaxed_accuracy("104", ["100"]) == 1
     assert relaxed_accuracy("105.1", ["100"]) == 0
-    assert relaxed_accuracy("1,040", ["$1,000"]) == 1
+    assert relaxed_accuracy("1,040", ["1,000"]) == 0  # texts, for ChartQA
+    assert relaxed_accuracy("0.51", ["50%"]) == 1
     assert relaxed_accuracy("51%", ["50%"]) == 1
     assert relaxed_accuracy("0", ["0"]) == 1
     assert relaxed_accuracy("0.01", ["0"]) == 0
@@ -103,3 +107,105 @@ def test_matches():
     assert exact_match(" Yes ", ["yes"]) == 1
     assert multiple_choice("C) blue", ["C"]) == 1
     assert multiple_choice("blue", ["C"]) == 0
+
+
+def lmms_eval(file: str) -> ModuleType:
+    """One file of lmms-eval by its path: importing the package would need all that its hundred tasks use."""
+    spec = importlib.util.find_spec("lmms_eval")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs the package lmms-eval, installed with --no-deps")
+    path = Path(spec.submodule_search_locations[0]) / "tasks" / file
+    file_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(file_spec)
+    file_spec.loader.exec_module(module)
+    return module
+
+
+WORDS = [
+    "two", "The", "a cat", "don't", "dont", "isnt", "it's", "what's", "whats", "3.5", "1,000", "12%", "50 %", "U.S.A.", "yes",
+    "Yes!", "no.", "red/blue", "red / blue", "(left)", "e-mail", "10:30", "new-york", "ten", "none", "$5", "0", "0.0", "-4",
+    "1e3", "hello world", "[x]", "o'clock", "5 o'clock", "theyre", "a.b", "v1.2.", "\n", "x\ty", "café", "A", "an apple", "hasnt",
+    "wont", "?", "what?",
+]  # fmt: skip
+
+
+def samples(count: int = 3000):
+    """Predictions and answers that often nearly agree."""
+    rng = random.Random(7)
+    for _ in range(count):
+        answers = [" ".join(rng.choices(WORDS, k=rng.randint(1, 3))) for _ in range(10)]
+        if rng.random() < 0.7:
+            answers[rng.randint(1, 5) :] = answers[:1] * len(answers[rng.randint(1, 5) :])
+        prediction = rng.choice([answers[0], answers[0].lower(), answers[0].upper(), answers[0] + ".", rng.choice(WORDS)])
+        yield prediction, answers
+
+
+def test_vqa_accuracy_is_lmms_evals():
+    """The processor of its TextVQA task, and its leave-one-out rule."""
+    process = lmms_eval("_task_utils/vqa_eval_metric.py").EvalAIAnswerProcessor()
+    positive = 0
+    for prediction, answers in samples():
+        processed = [process(answer) for answer in answers]
+        scores = []
+        for index in range(len(processed)):
+            others = processed[:index] + processed[index + 1 :]
+            scores.append(min(1.0, others.count(process(prediction)) / 3))
+        expected = sum(scores) / len(scores)
+        positive += expected > 0
+        assert vqa_accuracy(prediction, answers) == pytest.approx(expected), (prediction, answers)
+    assert positive > 1000
+
+
+def test_vqa_contractions_are_lmms_evals():
+    process = lmms_eval("_task_utils/vqa_eval_metric.py").EvalAIAnswerProcessor()
+    from fastvlm.evaluate.metrics import _CONTRACTIONS, _normalise_vqa
+
+    for short, long in _CONTRACTIONS.items():
+        assert process(short) == _normalise_vqa(short) == long, short
+
+
+def test_relaxed_accuracy_is_lmms_evals():
+    relaxed_correctness = lmms_eval("chartqa/utils.py").relaxed_correctness
+    rng = random.Random(3)
+    outcomes = set()
+    for _ in range(3000):
+        target = rng.choice([f"{rng.uniform(0, 100):.1f}", str(rng.randint(0, 50)), f"{rng.randint(1, 99)}%", "0", "1,200", "Yes", "blue"])
+        near = rng.choice([target, target.upper(), f"{rng.uniform(0.9, 1.1) * 37:.2f}", "0.5", "no", "12%", "1200"])
+        if target.replace(".", "").isdigit() and rng.random() < 0.6:
+            near = f"{float(target) * rng.uniform(0.92, 1.08):.3f}"
+        expected = relaxed_correctness(near, target)
+        outcomes.add(expected)
+        assert relaxed_accuracy(near, [target]) == float(expected), (near, target)
+    assert outcomes == {True, False}
+
+
+def test_anls_is_the_package_anls():
+    """And lmms-eval's, but at a similarity of exactly one half, which counts there and not in the paper."""
+    anls_score = pytest.importorskip("anls").anls_score
+    positive = 0
+    for prediction, answers in samples():
+        expected = anls_score(prediction, answers)
+        positive += 0 < expected < 1
+        assert anls(prediction, answers) == pytest.approx(expected), (prediction, answers)
+    assert positive > 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A",
+        "B.",
+        "(C)",
+        "The answer is B",
+        "Answer: C",
+        "(A) a cat",
+        "B. a dog",
+        "It must be (D)",
+        "The answer is (B).",
+    ],
+)
+def test_choices_are_lmms_evals(text):
+    """Where a text names one option; where it names none, lmms-eval draws one at random and we count it as wrong."""
+    parse = lmms_eval("_task_utils/mmmu_mcq_utils.py").parse_mmmu_multi_choice_response
+    names = {"A": "a cat", "B": "a dog", "C": "a bird", "D": "a fish"}
+    assert choice_letter(text) == parse(text, list(names), names)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,18 @@ def run(args: argparse.Namespace) -> int:
         results = vlm.generate_batch(conversations, batch_size=args.batch_size, max_new_tokens=task.MAX_NEW_TOKENS)
         return [result.text for result in results]
 
-    summary = evaluate(generate_batch, task, args.out, split=args.split, limit=args.limit, batch_size=args.batch_size, options=options)
+    names = "model revision adapter runtime dtype resolution image_mode".split()
+    summary = evaluate(
+        generate_batch, task, args.out, split=args.split, limit=args.limit, batch_size=args.batch_size, options=options,
+        model={name: getattr(args, name) for name in names},
+    )  # fmt: skip
     if args.json:
         print(json.dumps(summary))
     else:
         _print(summary)
-    return 0
+    if summary["errors"]:
+        print(f"{summary['errors']} questions could not be answered and count as wrong; examples.jsonl says why", file=sys.stderr)
+    return 1 if summary["errors"] else 0
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -16,6 +16,18 @@ _NUMBER_WORDS = {
     "none": "0",
 }
 _ARTICLES = {"a", "an", "the"}
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_NEGATED = "are ca could did does do had has have is might must need ought sha should was were wo would".split()
+# "dont" is compared as "don't"
+_CONTRACTIONS = {f"{verb}nt": f"{verb}n't" for verb in _NEGATED} | {
+    word.replace("'", ""): word
+    for word in (
+        "could've might've must've should've would've we've they've you've who've what've "
+        "that's what's where's who's why's how's there's he's "
+        "they'd you'd who'd how'd where'd there'd they'll you'll who'll what'll why'll how'll "
+        "they're you're what're why're there're o'clock ma'am y'all"
+    ).split()
+}
 
 
 def anls(prediction: str, answers: Sequence[str], threshold: float = 0.5) -> float:
@@ -38,10 +50,13 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 
 
 def relaxed_accuracy(prediction: str, answers: Sequence[str], tolerance: float = 0.05) -> float:
-    """ChartQA (arXiv 2203.10244, section 5): numbers within 5 % of the answer count, other answers must match."""
+    """ChartQA (arXiv 2203.10244, section 5): numbers within 5 % of the answer count, other answers must match.
+
+    A number is what the field's evaluations take for one: digits, a point, a percent sign. "1,200" and "$5" are texts.
+    """
     for answer in answers:
         expected, actual = _to_number(answer), _to_number(prediction)
-        if expected is not None and actual is not None:
+        if expected and actual is not None:
             if abs(actual - expected) <= tolerance * abs(expected):
                 return 1.0
         elif exact_match(prediction, [answer]):
@@ -53,7 +68,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """VQAv2 and TextVQA: min(1, matches / 3), averaged over leaving out each of the (ten) people who answered."""
     normalised = [_normalise_vqa(answer) for answer in answers]
     predicted = _normalise_vqa(prediction)
-    if len(normalised) == 1:
+    if len(normalised) == 1:  # data sets with one answer have nobody to leave out
         return float(predicted == normalised[0])
     matches = normalised.count(predicted)
     scores = [min(1.0, (matches - (answer == predicted)) / 3) for answer in normalised]
@@ -110,17 +125,23 @@ def _error_rate(prediction: list[str], answer: list[str]) -> float:
 
 
 def _to_number(text: str) -> float | None:
-    """A number as charts print it: 1,234.5 and 12 % are numbers."""
-    cleaned = text.strip().rstrip("%").strip().lstrip("$€£").replace(",", "")
-    percent = text.strip().endswith("%")
+    """Percentages as shares."""
+    stripped = text.strip()
     try:
-        return float(cleaned) / (100 if percent else 1)
+        return float(stripped.rstrip("%")) / 100 if stripped.endswith("%") else float(stripped)
     except ValueError:
         return None
 
 
 def _normalise_vqa(text: str) -> str:
-    text = text.lower().replace("\n", " ").strip()
-    text = re.sub(r"(?<!\d)[.](?!\d)|[;/\[\]\"{}()=+\\_<>@`,?!]", " ", text)
-    words = [_NUMBER_WORDS.get(word, word) for word in text.split()]
-    return " ".join(word for word in words if word not in _ARTICLES)
+    """What VQAv2's evaluation compares: no case, punctuation and articles; digits for number words; apostrophes put back.
+
+    A mark that stands beside a blank somewhere goes without a trace, others leave a blank; a point stays before a digit.
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").replace("\n", " ").replace("\t", " ").strip()
+    cleaned = text
+    for mark in _PUNCTUATION:
+        cleaned = cleaned.replace(mark, "" if f"{mark} " in text or f" {mark}" in text else " ")
+    cleaned = re.sub(r"\.(?!\d)", "", cleaned)
+    words = [_NUMBER_WORDS.get(word, word) for word in cleaned.split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

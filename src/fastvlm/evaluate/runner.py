@@ -1,6 +1,6 @@
 """Score a model on a task: examples in, one JSON line each out, then a summary with confidence intervals and a page of the worst.
 
-    summary = evaluate(vlm, load_plugin("fastvlm.evaluate.tasks", "documents"), Path("out"), split="heldout")
+    summary = evaluate(generate_batch, load_plugin("fastvlm.evaluate.tasks", "documents"), Path("out"), split="heldout")
 
 Every answer is written as it comes; a run that is stopped goes on after the last one.
 """
@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from fastvlm.evaluate.metrics import LOWER_IS_BETTER, METRICS
+from fastvlm.image_io import ImageError, load_image
 
 GenerateBatch = Callable[[Sequence[list[dict[str, Any]]]], Sequence[str]]
 WORST_SHOWN = 48
@@ -56,6 +57,7 @@ def evaluate(
     batch_size: int = 8,
     options: dict[str, Any] | None = None,
     progress: bool = True,
+    model: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Answer every example, score it, and write examples.jsonl, summary.json and worst.html into `out_dir`.
 
@@ -64,25 +66,39 @@ def evaluate(
         task: a plugin of `fastvlm.evaluate.tasks`.
         out_dir: results of an earlier, stopped run there are kept and gone on from.
         limit: only the first so many examples.
+        model: what answers, in plain values; kept in settings.json, so that the results of two models do not end up in one folder.
 
     Returns:
-        The summary: per metric and group its mean, 95 % interval and count.
+        The summary: per metric and group its mean, 95 % interval and count; `errors` are examples that could not be answered (a picture
+        that cannot be read, a prompt that is too long): they count as wrong, and their rows say why.
+
+    Raises:
+        ValueError: no such split, or `out_dir` holds results of another model, task, split or options.
     """
     split = task.SPLITS[0] if split is None else split
     if split not in task.SPLITS:
         raise ValueError(f"unknown split {split!r}; available: {', '.join(task.SPLITS)}")
     out_dir.mkdir(parents=True, exist_ok=True)
+    name = task.__name__.rsplit(".", 1)[-1]
+    _check_settings(out_dir / "settings.json", {"task": name, "split": split, "options": options or {}, "model": model or {}})
     path = out_dir / "examples.jsonl"
     rows = _read_rows(path)
-    done = {row["id"] for row in rows}
-    examples = itertools.islice(task.examples(split, options or {}), limit)
+    done = {row["id"]: row for row in rows}
     worst = _Worst()
-    bar = tqdm(desc=f"{split}", unit="question", disable=not progress, initial=len(done))
+
+    def not_done() -> Iterator[Example]:
+        for example in itertools.islice(task.examples(split, options or {}), limit):
+            if example.id in done:
+                worst.add(done[example.id], example.messages)
+            else:
+                yield example
+
+    bar = tqdm(desc=f"{split}", unit="question", disable=not progress, initial=len(done), total=limit)
     with path.open("a", encoding="utf-8") as file, bar:
-        for batch in _batches((example for example in examples if example.id not in done), batch_size):
-            predictions = generate_batch([example.messages for example in batch])
-            for example, prediction in zip(batch, predictions, strict=True):
-                score = METRICS[example.metric](prediction, example.answers)
+        for batch in _batches(not_done(), batch_size):
+            for example, (prediction, error) in zip(batch, _answers(generate_batch, batch), strict=True):
+                is_error_rate = example.metric in LOWER_IS_BETTER
+                score = METRICS[example.metric](prediction, example.answers) if error is None else float(is_error_rate)
                 row = {
                     "id": example.id,
                     "metric": example.metric,
@@ -91,16 +107,39 @@ def evaluate(
                     "answers": example.answers,
                     "question": _question(example.messages),
                     **{f"group.{name}": value for name, value in example.groups.items()},
+                    **({} if error is None else {"error": error}),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 rows.append(row)
                 worst.add(row, example.messages)
             file.flush()
             bar.update(len(batch))
-    summary = {"split": split, "examples": len(rows), "metrics": summarize(rows)}
+    if not rows:
+        raise ValueError(f"the task {name!r} has no examples in the split {split!r} with these options")
+    errors = sum("error" in row for row in rows)
+    summary = {"split": split, "examples": len(rows), "errors": errors, "metrics": summarize(rows)}
     (out_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (out_dir / "worst.html").write_text(worst.page(f"{task.__name__.rsplit('.', 1)[-1]}, {split}"), encoding="utf-8")
+    (out_dir / "worst.html").write_text(worst.page(f"{name}, {split}"), encoding="utf-8")
     return summary
+
+
+def _answers(generate_batch: GenerateBatch, batch: Sequence[Example]) -> Iterator[tuple[str, str | None]]:
+    """(answer, None) of each example, or ("", why not): one that cannot be answered does not take its batch along."""
+    try:
+        yield from ((answer, None) for answer in generate_batch([example.messages for example in batch]))
+    except ValueError as error:
+        if len(batch) == 1:
+            yield "", str(error)
+        else:
+            for example in batch:
+                yield from _answers(generate_batch, [example])
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    text = json.dumps(settings, indent=2, default=str) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{path.parent} holds results of another evaluation (see its {path.name}); name another folder, or delete it")
+    path.write_text(text, encoding="utf-8")
 
 
 def summarize(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -175,15 +214,18 @@ class _Worst:
         cards = []
         for _, row, pictures in self.items:
             images = "".join(f'<img src="data:image/jpeg;base64,{picture}">' for picture in pictures)
-            cells = [("question", row["question"]), ("answer", " | ".join(row["answers"])), ("got", row["prediction"])]
+            got = row["prediction"] if "error" not in row else f"no answer: {row['error']}"
+            cells = [("question", row["question"]), ("answer", " | ".join(row["answers"])), ("got", got)]
             text = "".join(f"<dt>{name}</dt><dd>{html.escape(value)}</dd>" for name, value in cells)
             cards.append(f"<section>{images}<dl><dt>{row['metric']}</dt><dd>{row['score']:.3f}</dd>{text}</dl></section>")
         return _PAGE.replace("{title}", html.escape(title)).replace("{cards}", "\n".join(cards))
 
 
 def _thumbnail(image: Any) -> str:
-    picture = image if isinstance(image, Image.Image) else Image.open(image)
-    picture = picture.convert("RGB")
+    try:
+        picture = load_image(image).copy()
+    except ImageError:
+        picture = Image.new("RGB", (64, 64), "grey")
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
