@@ -75,7 +75,7 @@ def test_the_command_on_conversations(tmp_path, capsys):
 
     base = write_apple(tmp_path / "base", apple_tensors(random_model(tiny_config())))
     data = write_colours(tmp_path / "data", 4)
-    arguments = ["grounding", "--model", str(base), "--dtype", "float32", "--llava", str(data), "--json"]
+    arguments = ["grounding", "--model", str(base), "--dtype", "float32", "--task", "conversations", "--option", f"file={data}", "--json"]
     assert cli.main(arguments) == 0
     result = json.loads(capsys.readouterr().out)
     vlm = fastvlm.load(base, runtime="torch", dtype="float32")

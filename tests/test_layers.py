@@ -16,7 +16,7 @@ LAYERS = [
     ["image_io", "tokenizer", "prompts", "sampling"],
     ["image_processing"],
     ["processor"],
-    ["data"],
+    ["data", "records"],
     ["model"],
     ["checkpoint"],
     ["bundle"],

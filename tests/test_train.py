@@ -498,9 +498,9 @@ def test_only_answers_are_learnt():
 
 def test_truncation_never_cuts_a_picture():
     """Two pictures of 4 tokens: cut between them, within the second, and within an answer."""
+    from fastvlm.records import BrokenSample
     from fastvlm.train.objectives.conversations import Objective
     from fastvlm.train.run import new_processor
-    from fastvlm.train.sources import BrokenSample
 
     processor = new_processor({"text_config": {"max_position_embeddings": 512}, "image_size": 128})
     messages = []

@@ -10,10 +10,10 @@ import tarfile
 import pytest
 from PIL import Image
 
+from fastvlm.records import CAPTION_PROMPTS, BrokenSample, record_messages
 from fastvlm.train.data import BatchSource
 from fastvlm.train.recipe import RecipeError
-from fastvlm.train.sources import BrokenSample, stable_hash
-from fastvlm.train.sources._records import CAPTION_PROMPTS, record_messages
+from fastvlm.train.sources import stable_hash
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_the_parts_of_a_batch_make_it_up(images):
 
 def test_json_is_cut_into_entries_as_json_reads_it(tmp_path):
     """Brackets, quotes and escapes within texts, nested values, no white space and much of it."""
-    from fastvlm.train.sources.llava import entry_spans
+    from fastvlm.records import entry_spans
 
     entries = [{"a": '}]"\\', "b": [[{"c": '\\"'}]]}, {}, {"d": "\u4e2d [{", "e": None}, {"f": {"g": [1, 2]}}]
     for text in (json.dumps(entries), json.dumps(entries, indent=3), json.dumps(entries, separators=(",", ":"), ensure_ascii=False)):

@@ -16,8 +16,9 @@ import numpy as np
 from fastvlm.image_io import ImageError
 from fastvlm.plugins import list_plugins, load_plugin
 from fastvlm.prompts import PromptError
+from fastvlm.records import BrokenSample
 from fastvlm.train.recipe import RecipeError
-from fastvlm.train.sources import COMMON_FIELDS, BrokenSample, Source, stable_hash
+from fastvlm.train.sources import COMMON_FIELDS, Source, stable_hash
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
+from fastvlm.records import BrokenSample
 from fastvlm.train.distributed import is_sharded
 from fastvlm.train.objectives import Batch, Metrics
 from fastvlm.train.recipe import RecipeError
-from fastvlm.train.sources import BrokenSample
 
 IGNORE = -100
 

@@ -10,7 +10,6 @@ read as a whole: a source knows where each one lies, and reads it when it is dra
 
 import functools
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,8 @@ import numpy as np
 from fastvlm.train.recipe import RecipeError
 
 COMMON_FIELDS = ("weight",)
+BLOCK = 4096
 RECORD_FIELDS = ("columns", "prompts")  # of sources whose samples are records, see `_records`
-
-
-class BrokenSample(ValueError):
-    """One sample that cannot be used; says why. Who draws it adds its name."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +90,9 @@ class Walk:
         self._rows = functools.lru_cache(maxsize=4)(self._order_of_rows)
 
 
-def equal_blocks(count: int, size: int = 4096) -> list[int]:
-    """For samples that can be read one by one: `count` in blocks of `size`."""
-    return [min(size, count - start) for start in range(0, count, size)]
+def equal_blocks(count: int) -> list[int]:
+    """For samples that can be read one by one: `count` in blocks of `BLOCK`."""
+    return [min(BLOCK, count - start) for start in range(0, count, BLOCK)]
 
 
 def files_of(pattern: str | Sequence[str], what: str) -> list[Path]:
@@ -113,17 +109,6 @@ def files_of(pattern: str | Sequence[str], what: str) -> list[Path]:
             raise RecipeError(f"no {what} file matches {one!r}")
         found += matches
     return found
-
-
-def read_json_record(text: bytes) -> dict[str, Any]:
-    """One object; `BrokenSample` where it is none."""
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise BrokenSample(f"not JSON: {str(error)[:100]}") from None
-    if not isinstance(record, dict):
-        raise BrokenSample(f"a {type(record).__name__}; expected an object")
-    return record
 
 
 def stable_hash(text: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm.train.recipe import RecipeError
-from fastvlm.train.sources import RECORD_FIELDS, Walk, equal_blocks
+from fastvlm.train.sources import BLOCK, RECORD_FIELDS, Walk, equal_blocks
 from fastvlm.train.sources._records import record_reader
 
 FIELDS = ("name", "split", "images", *RECORD_FIELDS)
@@ -36,6 +36,6 @@ def open_source(entry: dict[str, Any], seed: str) -> Walk:
     to_messages = record_reader(entry, seed, images=None if images is None else Path(images).expanduser())
 
     def read(block: int, row: int, position: int) -> Any:
-        return to_messages(data[block * 4096 + row], position)
+        return to_messages(data[block * BLOCK + row], position)
 
-    return Walk(equal_blocks(len(data)), lambda block, row: f"{where}[{block * 4096 + row}]", read, seed=seed, label=str(where))
+    return Walk(equal_blocks(len(data)), lambda block, row: f"{where}[{block * BLOCK + row}]", read, seed=seed, label=str(where))

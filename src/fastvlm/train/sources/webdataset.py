@@ -8,8 +8,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from fastvlm.records import BrokenSample, read_json_record
 from fastvlm.train.recipe import RecipeError
-from fastvlm.train.sources import RECORD_FIELDS, BrokenSample, Walk, files_of, read_json_record
+from fastvlm.train.sources import RECORD_FIELDS, Walk, files_of
 from fastvlm.train.sources._records import record_reader
 
 FIELDS = RECORD_FIELDS
