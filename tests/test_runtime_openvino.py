@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from checkpoint_files import IMAGE_TOKEN_ID, random_model, tiny_config, write_tokenizer
+
 from fastvlm.bundle import Bundle, BundleError
 from fastvlm.checkpoint import open_checkpoint, save_pretrained
 from fastvlm.convert import convert
