@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fastvlm.checkpoint import open_checkpoint, save_pretrained
-from fastvlm.checkpoint.join import join
+from fastvlm.checkpoint import Checkpoint, open_checkpoint, save_pretrained
+from fastvlm.checkpoint.join import join, origin_of
 from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
 from fastvlm.evaluate.metrics import LOWER_IS_BETTER
 from fastvlm.evaluate.runner import evaluate
@@ -73,6 +73,13 @@ def start(recipe: Recipe) -> tuple[FastVLMModel, Processor]:
     return new_model(recipe.model, processor.image_token_id, recipe.seed), processor
 
 
+def _origin(model: str | dict[str, Any]) -> Checkpoint | None:
+    """The checkpoint whose licence the trained model is under."""
+    if isinstance(model, str):
+        return open_checkpoint(model)
+    return origin_of(model["vision"], model["llm"]) if "vision" in model else None
+
+
 def _joined(parts: dict[str, Any], seed: int) -> tuple[FastVLMModel, Processor]:
     known = ("vision", "llm", "image_size", "chat_template")
     if unknown := sorted(set(parts) - set(known)):
@@ -89,6 +96,7 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
         `out_dir/model`: the checkpoint after the last stage. `out_dir/best` is the one that scored best, where stages are scored.
     """
     model, processor = start(recipe)
+    origin = _origin(recipe.model)
     previous: tuple[Stage, Path] | None = None
     for stage, folder in stage_folders(recipe, out_dir):
         if stage.resolution is not None:
@@ -102,7 +110,7 @@ def run(recipe: Recipe, out_dir: Path, options: RunOptions | None = None) -> Pat
                 load_model(previous[1], model, previous[0].lora)
                 inherit_from = (previous[0].objective, previous[1])
             adapter = out_dir / "adapter" if is_adapter_all(recipe) else None
-            export = partial(export_state, config=model.config, processor=processor, lora=stage.lora, adapter_folder=adapter)
+            export = partial(export_state, config=model.config, processor=processor, lora=stage.lora, adapter_folder=adapter, origin=origin)
             model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13's stubs lack it
             scorer = Scorer(export, stage, out_dir)
             run_stage(
@@ -187,18 +195,26 @@ class Scorer:
 
 
 def export_state(
-    state: Path, config: FastVLMConfig, processor: Processor, folder: Path, *, lora: Lora | None = None, adapter_folder: Path | None = None
+    state: Path,
+    config: FastVLMConfig,
+    processor: Processor,
+    folder: Path,
+    *,
+    lora: Lora | None = None,
+    adapter_folder: Path | None = None,
+    origin: Checkpoint | None = None,
 ) -> None:
     """Write a checkpoint that `predict`, `convert` and transformers read, of a state's averaged weights where it has them.
 
     Args:
         lora: of the state's stage; its adapters are merged.
         adapter_folder: takes the adapter itself too.
+        origin: what the run started from; its licence goes along.
     """
     model = FastVLMModel(config)
     load_model(state, model, lora, adapter_folder=adapter_folder)
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    save_pretrained(model, processor, new, dtype="bfloat16")
+    save_pretrained(model, processor, new, dtype="bfloat16", licenses_from=origin)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
