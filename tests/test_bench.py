@@ -304,7 +304,7 @@ def test_ttft_beside_transformers_on_the_same_work(nano, tmp_path, capsys, monke
     )
     assert status == 0
     peer, missing = result["peers"]
-    assert peer["logits_cosine"] == 1 and result["warm"]["logits_cosine"] > 0.999999
+    assert peer["logits_cosine"] > 0.999999
     assert peer["facts"]["prompt_tokens"] == result["work"]["image_tokens"] + result["work"]["text_tokens"]
     assert peer["ratios"]["ttft"] == peer["ours"]["ttft_s"]["median"] / peer["ttft_s"]["median"]
     assert (

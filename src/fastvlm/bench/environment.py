@@ -21,10 +21,11 @@ def versions() -> dict[str, str]:
 
 def others_running() -> str | None:
     """A warning where the machine was busy in the last minute, which makes times longer and ratios less sure."""
-    if not hasattr(os, "getloadavg"):
+    if not hasattr(os, "getloadavg") or (load := os.getloadavg()[0]) <= 0.5:
         return None
-    load = os.getloadavg()[0]
-    return f"other programs were running at the start (load {load:.1f}); times are longer than they could be" if load > 0.5 else None
+    is_ahead = hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    ending = "; this had real-time priority before them" if is_ahead else "; times are longer than they could be"
+    return f"other programs were running at the start (load {load:.1f}){ending}"
 
 
 def spread(values: list[float]) -> dict[str, Any]:

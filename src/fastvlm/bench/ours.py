@@ -21,7 +21,7 @@ class Program:
         self.work = work
         self.vlm = FastVLM(loaded.processor, loaded.runtime, feature_cache_bytes=0, prefix_cache_bytes=0)
         self.pixel_values = work.pixel_values()
-        self._resized: tuple[str, Any] | None = None
+        self._resized: tuple[str, np.ndarray, np.ndarray] | None = None  # side, ids, pixels
         self.facts = {"load_s": self.load_s, **describe_runtime(loaded.runtime), **self._first_logits()}
 
     def _first_logits(self) -> dict[str, Any]:
@@ -41,9 +41,10 @@ class Program:
     def at(self, side: str) -> dict[str, Any]:
         """As `run`, with the picture brought to another size."""
         if self._resized is None or self._resized[0] != side:
-            self._resized = (side, self.vlm.processor(self.work.messages, resolution=int(side)))
-        inputs = self._resized[1]
-        return answer(self.vlm, self.work, inputs.pixel_values, inputs.input_ids.reshape(-1))
+            inputs = self.vlm.processor(self.work.messages, resolution=int(side))
+            self._resized = (side, inputs.input_ids.reshape(-1), inputs.image_groups[0])
+        input_ids, pixel_values = self._resized[1:]
+        return answer(self.vlm, self.work, pixel_values, input_ids)
 
     def preprocess(self) -> dict[str, Any]:
         """The picture's file decoded, brought to size, the text tokenised: each once."""

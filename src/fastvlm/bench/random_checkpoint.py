@@ -156,5 +156,5 @@ def _tokenizer(vocab_size: int) -> "Tokenizer":
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _NAMED_TOKENS])
     assert backend.get_vocab_size() == vocab_size
     config = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    ids = [backend.token_to_id(config[name]) for name in ("eos_token", "pad_token")]
-    return Tokenizer(backend, config=config, eos_token_ids=ids[:1], pad_token_id=ids[1])
+    end, pad = (vocab_size - len(_NAMED_TOKENS) + _NAMED_TOKENS.index(config[name]) for name in ("eos_token", "pad_token"))
+    return Tokenizer(backend, config=config, eos_token_ids=[end], pad_token_id=pad)

@@ -7,15 +7,15 @@ plot(result, "scaling.png")
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastvlm.bench import hardware
 from fastvlm.bench.contestant import Contestant, ContestantError
-from fastvlm.bench.environment import others_running, spread, versions
+from fastvlm.bench.environment import spread, versions
 from fastvlm.bench.peers import llava_onevision
-from fastvlm.bench.ttft import OURS, PEERS, machine_lines, table
+from fastvlm.bench.ttft import OURS, PEERS, Save, Say, continued, machine_lines, table
 from fastvlm.bench.work import make_work
 
 # The paper's Table 10: milliseconds on an M1 Max, encoder on the Neural Engine, language model on the GPU.
@@ -41,7 +41,9 @@ def measure(
     runs: int = 5,
     text_tokens: int = 40,
     load_options: dict[str, Any] | None = None,
-    say: Callable[[str], None],
+    say: Say,
+    result: dict[str, Any] | None = None,
+    save: Save = lambda result: None,
 ) -> dict[str, Any]:
     """Warm runs from pixels in memory.
 
@@ -49,40 +51,43 @@ def measure(
         models: size's name -> what `fastvlm.load` takes.
         resolutions: sides in pixels, multiples of 64.
         onevision: sides at which LLaVA-OneVision-0.5B is run once each; none leaves it out.
+        result, save: as for `fastvlm.bench.ttft.measure`.
     """
-    result: dict[str, Any] = {
+    new: dict[str, Any] = {
         "benchmark": "scaling",
         "machine": hardware.describe_machine(threads),
         "versions": versions(),
-        "warning": others_running(),
         "text_tokens": text_tokens,
-        "ours": [],
-        "onevision": [],
-        "not_measured": [],
         "paper": [list(row) for row in PAPER],
     }
+    result = {"ours": [], "onevision": [], **continued(new, result), "not_measured": []}
     folder = Path(tempfile.mkdtemp(prefix="fastvlm-bench-"))
     try:
         for size, model in models.items():
+            known = {row["side"] for row in result["ours"] if row["size"] == size}
+            missing = [side for side in resolutions if side not in known]
+            if not missing:
+                continue
             say(f"{size}: loading")
             work = make_work(
                 folder / size, model=model, threads=threads, load_options=load_options, text_tokens=text_tokens, max_new_tokens=2
             )
             try:
                 with Contestant(OURS, "default", work, {"OMP_NUM_THREADS": str(threads)}) as ours:
-                    for side in resolutions:
+                    for side in missing:
                         say(f"{size} at {side} x {side}")
                         ours.run(f"at {side}")
                         found = [ours.run(f"at {side}") for _ in range(runs)]
-                        result["ours"].append(
-                            _row(found, size=size, side=side, runtime=ours.facts["runtime"], precision=ours.facts["precision"])
-                        )
+                        what = {name: ours.facts[name] for name in ("runtime", "precision")}
+                        result["ours"].append(_row(found, size=size, side=side, **what))
+                        save(result)
             except ContestantError as error:
                 say(f"{size} failed: {error}")
                 result["not_measured"].append(f"fastvlm {size}: {error}")
-        _measure_onevision(result, onevision, folder, models, threads, text_tokens, say)
+        _measure_onevision(result, onevision, folder, models, threads, text_tokens, say, save)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    save(result)
     return result
 
 
@@ -93,20 +98,24 @@ def _measure_onevision(
     models: Mapping[str, str],
     threads: int,
     text_tokens: int,
-    say: Callable[[str], None],
+    say: Say,
+    save: Save,
 ) -> None:
-    if not sides:
+    known = {row["side"] for row in result["onevision"]}
+    missing = [side for side in sides if side not in known]
+    if not missing:
         return
     if (reason := llava_onevision.unavailable_reason()) is not None:
         result["not_measured"].append(f"LLaVA-OneVision: {reason}; {llava_onevision.INSTALL}")
         return
     work = make_work(folder / "onevision", model=next(iter(models.values())), threads=threads, text_tokens=text_tokens, max_new_tokens=2)
-    for side in sides:
+    for side in missing:
         say(f"LLaVA-OneVision-0.5B at {side} x {side}")
         try:
             with Contestant(f"{PEERS}.llava_onevision", f"bfloat16 sdpa {side}", work) as peer:
                 row = _row([{**peer.run(), **peer.facts}], size="0.5b", side=side, precision="bfloat16")
             result["onevision"].append(row)
+            save(result)
         except ContestantError as error:
             say(f"LLaVA-OneVision failed: {error}")
             result["not_measured"].append(f"LLaVA-OneVision at {side}: {error}")
@@ -123,7 +132,8 @@ def _row(runs: list[dict[str, Any]], **what: Any) -> dict[str, Any]:
 def render(result: dict[str, Any]) -> str:
     """Our table, LLaVA-OneVision's and the paper's."""
     lines = [f"fastvlm bench scaling: time to the first token, {result['text_tokens']} text tokens, random weights", *machine_lines(result)]
-    named = [(f"FastVLM {row['size']}, {row['runtime']} {row['precision'] or ''}".rstrip(), row) for row in result["ours"]]
+    by_size = sorted(result["ours"], key=lambda row: (float(row["size"].replace("nano", "0").rstrip("b")), row["side"]))
+    named = [(f"FastVLM {row['size']}, {row['runtime']} {row['precision'] or ''}".rstrip(), row) for row in by_size]
     named += [(f"LLaVA-OneVision-0.5B, transformers {row['precision']}", row) for row in result["onevision"]]
     rows = [
         (

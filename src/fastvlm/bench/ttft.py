@@ -4,11 +4,14 @@ result = measure(Options(model="nano", threads=2), say=print)
 print(render(result))
 """
 
+import contextlib
+import functools
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,10 +27,10 @@ from fastvlm.plugins import load_plugin
 PEERS = "fastvlm.bench.peers"
 OURS = "fastvlm.bench.ours"
 PHASES = ("first", "cold", "warm")
-REFERENCE_LOGITS = "logits-float32-eager"  # of transformers as it comes
 _PARTS = ("ttft_s", "encode_s", "prefill_s", "first_token_s", "per_token_s", "measured_ttft_s")
 
 Say = Callable[[str], None]
+Save = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -55,24 +58,24 @@ class Options:
     hardware: bool = True
 
 
-def measure(options: Options, say: Say) -> dict[str, Any]:
-    """Everything that `options` asks for. What cannot be measured is in the result with the reason."""
+def measure(options: Options, say: Say, result: dict[str, Any] | None = None, save: Save = lambda result: None) -> dict[str, Any]:
+    """Everything that `options` asks for. What cannot be measured is in the result with the reason.
+
+    Args:
+        result: of an earlier call that was broken off: what it holds is not measured again.
+        save: called with the result so far whenever a part of it is there.
+
+    Raises:
+        ValueError: `result` is of another model, other work or another machine.
+    """
     folder = Path(tempfile.mkdtemp(prefix="fastvlm-bench-"))
     try:
-        return _measure(options, folder, say)
+        return _measure(options, folder, say, result, save)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measure(options: Options, folder: Path, say: Say) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "benchmark": "ttft",
-        "model": options.random or options.model,
-        "random_weights": options.random is not None,
-        "machine": hardware.describe_machine(options.threads),
-        "versions": versions(),
-        "warning": others_running(),
-    }
+def _measure(options: Options, folder: Path, say: Say, earlier: dict[str, Any] | None, save: Save) -> dict[str, Any]:
     work = make_work(
         folder,
         model=options.model,
@@ -84,26 +87,66 @@ def _measure(options: Options, folder: Path, say: Say) -> dict[str, Any]:
         resolution=options.resolution,
     )
     pixels = work.pixel_values()
-    result["work"] = {
-        "image_size": list(pixels.shape[:1] + pixels.shape[2:]),
-        "image_tokens": work.image_tokens,
-        "text_tokens": work.prompt_tokens - work.image_tokens,
-        "max_new_tokens": work.max_new_tokens,
+    result: dict[str, Any] = {
+        "benchmark": "ttft",
+        "model": options.random or options.model,
+        "random_weights": options.random is not None,
+        "machine": hardware.describe_machine(options.threads),
+        "versions": versions(),
+        "work": {
+            "image_size": list(pixels.shape[:1] + pixels.shape[2:]),
+            "image_tokens": work.image_tokens,
+            "text_tokens": work.prompt_tokens - work.image_tokens,
+            "max_new_tokens": work.max_new_tokens,
+        },
     }
+    result = continued(result, earlier)
     environment = {"OMP_NUM_THREADS": str(options.threads)}
-    if "first" in options.phases:
+    if "first" in options.phases and "first" not in result:
+        # What the first run converts is used for the rest, and goes when this ends.
         environment["FASTVLM_CACHE"] = str(folder / "cache")
         say("first run after installation: empty caches")
         empty = {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
         result["first"] = start_process(work, {**environment, **empty})
-    if "cold" in options.phases:
+        save(result)
+    if "cold" in options.phases and "cold" not in result:
         result["cold"] = _cold(work, environment, options.runs, say)
-    if "warm" in options.phases:
-        result.update(_warm(work, environment, options, say))
+        save(result)
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def ours() -> Contestant:
+            """Loaded when it is first needed, and kept while peers come and go."""
+            say("loading fastvlm")
+            contestant = stack.enter_context(Contestant(OURS, "default", work, environment))
+            contestant.run()  # the first answer makes what later ones reuse
+            return contestant
+
+        if "warm" in options.phases and "warm" not in result:
+            result["warm"] = _warm(ours(), options.runs, say)
+            save(result)
+        for name in options.peers:
+            for measured in _peer(name, work, ours, options.runs, result.setdefault("peers", []), say):
+                result["peers"].append(measured)
+                save(result)
     if options.hardware:
-        result["hardware"] = hardware.measure(options.threads, on_step=say)
+        if "hardware" not in result:
+            result["hardware"] = hardware.measure(options.threads, on_step=say)
         result["shares"] = shares(result, work, pixels.shape)
+    save(result)
     return result
+
+
+def continued(new: dict[str, Any], earlier: dict[str, Any] | None) -> dict[str, Any]:
+    """`earlier` where it is of the same benchmark on the same work and machine as `new`; `new` where there is none."""
+    if earlier is None:
+        return {**new, "warning": others_running()}
+    for name, value in new.items():
+        if earlier.get(name) != value:
+            raise ValueError(
+                f"the earlier result is of other {name} ({str(earlier.get(name))[:200]}); name another file, or remove that one"
+            )
+    return earlier
 
 
 def _cold(work: Work, environment: dict[str, str], runs: int, say: Say) -> dict[str, Any]:
@@ -118,64 +161,76 @@ def _cold(work: Work, environment: dict[str, str], runs: int, say: Say) -> dict[
     return {**parts, "imports_torch": processes[-1]["imports_torch"], "predict_first_byte_s": spread(commands)}
 
 
-def _warm(work: Work, environment: dict[str, str], options: Options, say: Say) -> dict[str, Any]:
-    """Ours in one process, alone and then in turns with each peer."""
-    say("warm: loading fastvlm")
-    with Contestant(OURS, "default", work, environment) as ours:
-        ours.run()  # the first answer makes what later ones reuse
-        runs = [_said(say, f"warm run {number + 1} of {options.runs}", ours.run) for number in range(options.runs)]
-        second = [ours.run("second_question") for _ in range(options.runs)]
-        warm = {
-            **ours.facts,
-            **_summary(runs),
-            "completion_tokens": runs[-1]["completion_tokens"],
-            "preprocess": _summary([ours.run("preprocess") for _ in range(options.runs)], ("decode_picture_s", "resize_s", "tokenize_s")),
-            "second_question": {
-                "first_ttft_s": spread([run["first_ttft_s"] for run in second]),
-                "second_ttft_s": spread([run["second_ttft_s"] for run in second]),
-                "cached_tokens": second[-1]["cached_tokens"],
-            },
-            "batch": ours.run("batch"),
-            "peak_memory_bytes": ours.run()["peak_memory_bytes"],
-        }
-        peers = [result for name in options.peers for result in _peer(name, work, ours, options.runs, say)]
-    _add_agreement(work, warm, peers)
-    return {"warm": warm, "peers": peers}
+def _warm(ours: Contestant, runs: int, say: Say) -> dict[str, Any]:
+    """Ours in one process, alone."""
+    answers = []
+    for number in range(runs):
+        say(f"warm run {number + 1} of {runs}")
+        answers.append(ours.run())
+    second = [ours.run("second_question") for _ in range(runs)]
+    return {
+        **ours.facts,
+        **_summary(answers),
+        "completion_tokens": answers[-1]["completion_tokens"],
+        "preprocess": _summary([ours.run("preprocess") for _ in range(runs)], ("decode_picture_s", "resize_s", "tokenize_s")),
+        "second_question": {
+            **_summary(second, ("first_ttft_s", "second_ttft_s")),
+            "cached_tokens": second[-1]["cached_tokens"],
+        },
+        "batch": ours.run("batch"),
+        "peak_memory_bytes": answers[-1]["peak_memory_bytes"],
+    }
 
 
-def _peer(name: str, work: Work, ours: Contestant, runs: int, say: Say) -> list[dict[str, Any]]:
-    """One peer's variants, each in turns with ours."""
+def _peer(
+    name: str, work: Work, ours: Callable[[], Contestant], runs: int, known: list[dict[str, Any]], say: Say
+) -> Iterator[dict[str, Any]]:
+    """One peer's variants, each in turns with ours; those that are `known` are left out."""
     peer = load_plugin(PEERS, name)
     common = {"peer": name, "title": peer.TITLE, "part": peer.PART}
+    known[:] = [result for result in known if result["peer"] != name or "ratios" in result]  # what did not work is tried again
     reason = peer.unavailable_reason()
     if reason is not None:
         say(f"{peer.TITLE}: {reason}")
-        return [{**common, "unavailable": reason, "install": peer.INSTALL}]
-    results = []
+        yield {**common, "unavailable": reason, "install": peer.INSTALL}
+        return
+    done = {result["variant"] for result in known if result["peer"] == name}
     for variant in peer.variants(work):
+        if variant in done:
+            continue
         say(f"{peer.TITLE}, {variant}")
-        measured = {**common, "variant": variant}
-        count = runs if peer.RUNS is None else min(runs, peer.RUNS)
+        own = ours()
         try:
             with Contestant(f"{PEERS}.{name}", variant, work) as contestant:
-                if count > 1:
-                    contestant.run()  # what is done once, such as compiling, is not part of an answer
-                at = getattr(peer, "RESOLUTION", None)
-                own_run = ours.run if at is None else lambda at=at: ours.run(f"at {at}")
-                if at is not None:
-                    own_run()
-                theirs, own = take_turns(contestant.run, own_run, count)
-                if at is not None and own[0]["image_tokens"] != contestant.facts["image_tokens"]:
-                    raise ContestantError(f"it saw {contestant.facts['image_tokens']} image tokens and ours {own[0]['image_tokens']}")
-                measured |= {"facts": contestant.facts, "load_s": contestant.load_s}
+                yield {**common, "variant": variant, **_beside(contestant, own, work, peer, runs)}
         except ContestantError as error:
             say(f"{peer.TITLE}, {variant} failed: {error}")
-            results.append({**measured, "failed": str(error)})
-            continue
-        memory = max(run["peak_memory_bytes"] or 0 for run in theirs)
-        measured |= {**_summary(theirs), "peak_memory_bytes": memory, "ours": _summary(own)}
-        results.append({**measured, "ratios": ratios(measured)})
-    return results
+            yield {**common, "variant": variant, "failed": str(error)}
+
+
+def _beside(contestant: Contestant, ours: Contestant, work: Work, peer: ModuleType, runs: int) -> dict[str, Any]:
+    count = runs if peer.RUNS is None else min(runs, peer.RUNS)
+    side = getattr(peer, "RESOLUTION", None)
+    method = "run" if side is None else f"at {side}"
+    if count > 1:
+        contestant.run()  # what is done once, such as compiling, is not part of an answer
+    if side is not None:
+        seen, own = contestant.facts["image_tokens"], ours.run(method)["image_tokens"]
+        if seen != own:
+            raise ContestantError(f"it saw {seen} image tokens and ours {own}")
+    theirs, own_runs = take_turns(contestant.run, lambda: ours.run(method), count)
+    measured = {
+        "part": peer.PART,
+        "facts": contestant.facts,
+        "load_s": contestant.load_s,
+        **_summary(theirs),
+        "peak_memory_bytes": max(run["peak_memory_bytes"] or 0 for run in theirs),
+        "ours": _summary(own_runs),
+    }
+    logits, own_logits = work.left(contestant.facts.get("logits", "")), work.left("logits-ours")
+    if logits is not None and own_logits is not None:
+        measured["logits_cosine"] = cosine(logits, own_logits)
+    return {**measured, "ratios": ratios(measured)}
 
 
 def take_turns(theirs: Callable[[], dict[str, Any]], ours: Callable[[], dict[str, Any]], count: int) -> tuple[list[Any], list[Any]]:
@@ -223,26 +278,15 @@ def shares(result: dict[str, Any], work: Work, pixels_shape: tuple[int, ...]) ->
     return found
 
 
-def _said(say: Say, text: str, function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    say(text)
-    return function()
-
-
 def _summary(runs: list[dict[str, Any]], names: tuple[str, ...] = _PARTS) -> dict[str, Any]:
     return {name: spread([run[name] for run in runs]) for name in names if runs[0].get(name) is not None}
 
 
-def _add_agreement(work: Work, warm: dict[str, Any], peers: list[dict[str, Any]]) -> None:
-    """How alike the first token's logits are, between programs that computed the same: cosine to transformers in float32."""
-    reference = work.left(REFERENCE_LOGITS)
-    if reference is None:
-        return
-    for found, name in [(warm, "logits-ours"), *((peer, peer.get("facts", {}).get("logits", "")) for peer in peers)]:
-        logits = work.left(name) if name else None
-        if logits is not None:
-            size = min(len(logits), len(reference))
-            a, b = logits[:size].astype(np.float64), reference[:size].astype(np.float64)
-            found["logits_cosine"] = float(a @ b / np.sqrt((a @ a) * (b @ b)))
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """How alike two vectors of logits are; heads may have rows for ids that nobody knows, of which one program shows more."""
+    size = min(len(a), len(b))
+    a, b = a[:size].astype(np.float64), b[:size].astype(np.float64)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 # What people read
@@ -252,7 +296,7 @@ def render(result: dict[str, Any]) -> str:
     """The tables."""
     parts = [_head(result)]
     if result.get("peers"):
-        parts.append(_peer_table(result["peers"], result["warm"]))
+        parts.append(_peer_table(result["peers"]))
     if "warm" in result:
         parts.append(_warm_table(result["warm"]))
     if "first" in result or "cold" in result:
@@ -287,7 +331,7 @@ def _head(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(rows: list[tuple[str, ...]], head: tuple[str, ...]) -> str:
+def table(rows: Sequence[tuple[str, ...]], head: tuple[str, ...]) -> str:
     """Columns as wide as what stands in them; the first is text, the others are numbers."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -298,7 +342,7 @@ def table(rows: list[tuple[str, ...]], head: tuple[str, ...]) -> str:
     return "\n".join([text[0], "-" * len(text[0]), *text[1:]])
 
 
-def _peer_table(peers: list[dict[str, Any]], warm: dict[str, Any]) -> str:
+def _peer_table(peers: list[dict[str, Any]]) -> str:
     rows = []
     notes = []
     for peer in peers:
@@ -331,8 +375,8 @@ def _peer_table(peers: list[dict[str, Any]], warm: dict[str, Any]) -> str:
     best = best_tuned(peers)
     if best is not None:
         notes.insert(0, f"best of the tuned variants: {best['variant']}, ours / theirs {best['ratios']['ttft']:.3f}")
-    if "logits_cosine" in warm:
-        notes.append(f"cosine: of the first token's logits with those of transformers in float32; ours {warm['logits_cosine']:.4f}")
+    if any("logits_cosine" in peer for peer in peers):
+        notes.append("cosine: of the logits that the first token is picked from, with ours, between programs with the same weights")
     return "\n".join([table(rows, head), *notes] if rows else notes)
 
 

@@ -92,6 +92,7 @@ class Work:
         np.save(self.folder / f"{name}.npy", np.asarray(array, np.float32))
 
     def left(self, name: str) -> np.ndarray | None:
+        """What was left under this name, or None."""
         path = self.folder / f"{name}.npy"
         return np.load(path) if path.is_file() else None
 

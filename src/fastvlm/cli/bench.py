@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where random checkpoints are kept (default: the cache folder)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write the tables and the JSON (and the plot) into this folder")
     parser.add_argument("--name", metavar="NAME", help="of the files in --out (default: the benchmark and the model)")
+    parser.add_argument("--continue", dest="is_continued", action="store_true", help="measure only what the files in --out lack")
 
 
 def run(args: argparse.Namespace) -> int:
     for name in ("runs", "text_tokens"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected a number above 0")
+    if args.is_continued and args.out is None:
+        raise UsageError("--continue goes on with the files in --out; name that folder")
     return _ttft(args) if args.benchmark == "ttft" else _scaling(args)
 
 
@@ -93,9 +97,10 @@ def _ttft(args: argparse.Namespace) -> int:
         peers=tuple(peers),
         hardware=not args.no_hardware,
     )
-    result = ttft.measure(options, _say)
+    files = _Files(args, f"ttft-{args.random or 'model'}", ttft.render)
+    result = ttft.measure(options, _say, files.earlier(), files.write)
     failed = [peer for peer in result.get("peers", []) if "failed" in peer]
-    _report(args, f"ttft-{args.random or 'model'}", ttft.render(result), result)
+    _print(ttft.render(result), result)
     return 1 if failed else 0
 
 
@@ -108,6 +113,7 @@ def _scaling(args: argparse.Namespace) -> int:
     if wrong := [side for side in args.resolutions if side < 64 or side % 64]:
         raise UsageError(f"--resolutions has {wrong[0]}; expected multiples of 64")
     models = {size: str(_random(size, args.cache)) for size in args.sizes}
+    files = _Files(args, "scaling", scaling.render)
     result = scaling.measure(
         models,
         resolutions=args.resolutions,
@@ -117,11 +123,13 @@ def _scaling(args: argparse.Namespace) -> int:
         text_tokens=args.text_tokens,
         load_options={"runtime": args.runtime, "dtype": args.dtype},
         say=_say,
+        result=files.earlier(),
+        save=files.write,
     )
-    _report(args, "scaling", scaling.render(result), result)
-    if args.out is not None:
-        scaling.plot(result, args.out / f"{args.name or 'scaling'}.png")
-    return 0
+    _print(scaling.render(result), result)
+    if files.stem is not None:
+        scaling.plot(result, files.stem.with_name(f"{files.stem.name}.png"))
+    return 1 if result["not_measured"] else 0
 
 
 def _random(shape: str, cache: Path | None) -> Path:
@@ -131,13 +139,36 @@ def _random(shape: str, cache: Path | None) -> Path:
     return random_checkpoint(shape, folder, on_start=lambda: _say(f"writing random weights in the shape of {shape}"))
 
 
-def _report(args: argparse.Namespace, name: str, tables: str, result: dict[str, Any]) -> None:
+class _Files:
+    """Where a result is kept while it grows: NAME.json and the tables in NAME.txt. Without --out, nowhere."""
+
+    def __init__(self, args: argparse.Namespace, name: str, render: Callable[[dict[str, Any]], str]):
+        self.stem: Path | None = None if args.out is None else args.out / (args.name or name)
+        self._is_continued = args.is_continued
+        self._render = render
+
+    def earlier(self) -> dict[str, Any] | None:
+        if self.stem is None or not self._is_continued or not self._path(".json").is_file():
+            return None
+        return json.loads(self._path(".json").read_text(encoding="utf-8"))
+
+    def write(self, result: dict[str, Any]) -> None:
+        if self.stem is None:
+            return
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, text in ((".txt", self._render(result)), (".json", json.dumps(result, indent=1))):
+            temporary = self._path(f"{suffix}.part")  # whole or not at all: a run may be broken off here
+            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.replace(self._path(suffix))
+
+    def _path(self, suffix: str) -> Path:
+        assert self.stem is not None
+        return self.stem.with_name(self.stem.name + suffix)
+
+
+def _print(tables: str, result: dict[str, Any]) -> None:
     print(tables)
     print(json.dumps(result))
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / f"{args.name or name}.txt").write_text(tables + "\n", encoding="utf-8")
-        (args.out / f"{args.name or name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _say(text: str) -> None:

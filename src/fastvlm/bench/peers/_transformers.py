@@ -78,6 +78,11 @@ class Program:
         if note:
             self.facts["note"] = note
 
+    def check_parameters(self, published: int) -> None:
+        """The model is the published one, but for the values of its weights."""
+        if self.facts["parameters"] != published:
+            raise WorkError(f"it has {self.facts['parameters']:,} parameters and the published model {published:,}")
+
     def check_prefill(self) -> np.ndarray:
         """Prefill once: the cache must hold as many columns as the prompt has tokens. Returns the last position's logits (V,)."""
         import torch

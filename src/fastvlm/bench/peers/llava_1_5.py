@@ -27,7 +27,9 @@ TEXT = {
     "num_key_value_heads": 32, "vocab_size": 32064, "max_position_embeddings": 4096,
 }  # fmt: skip
 LAYERS = 32
-_LAYER_BYTES = 2 * (4 * 4096**2 + 3 * 4096 * 11008)
+PARAMETERS = 7_063_427_072
+_LAYER_PARAMETERS = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+_LAYER_BYTES = 2 * _LAYER_PARAMETERS
 _OTHER_BYTES = 4_000_000_000  # tower, embeddings, activations, and room for the others
 
 
@@ -90,4 +92,6 @@ def load(work: Work, variant: str) -> Program:
     note = "336 x 336 pixels"
     if layers < LAYERS:
         note += f"; {layers} of {LAYERS} layers fit into memory, the time of the others is added from the measured layers"
-    return Program(work, model, model.model.vision_tower, model.model.multi_modal_projector, inputs, IMAGE_TOKENS, note)
+    program = Program(work, model, model.model.vision_tower, model.model.multi_modal_projector, inputs, IMAGE_TOKENS, note)
+    program.check_parameters(PARAMETERS - (LAYERS - layers) * _LAYER_PARAMETERS)
+    return program

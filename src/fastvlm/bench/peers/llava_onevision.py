@@ -13,6 +13,7 @@ TITLE = "transformers LLaVA-OneVision-0.5B"
 PART = "whole"
 RUNS = 1
 
+PARAMETERS = 893_675_552
 TILE = 384  # pixels; 27 x 27 patches of 14
 PATCHES = 27
 VISION = {  # SigLIP-SO400M without its last layer
@@ -61,6 +62,7 @@ def load(work: Work, variant: str) -> _transformers.Program:
     note = f"{side} x {side} pixels: {tiles} tiles, {tiles * PATCHES**2} image tokens and {image_tokens - tiles * PATCHES**2} line ends"
     vision, projector = model.model.vision_tower, model.model.multi_modal_projector
     program = _transformers.Program(work, model, vision, projector, inputs, image_tokens, note)
+    program.check_parameters(PARAMETERS)
     if int(side) == 1152 and tiles * PATCHES**2 != 7290:
         raise WorkError("it does not see the 7290 image tokens of the paper's table")
     return program

@@ -13,7 +13,7 @@ from fastvlm.runtimes import is_installed
 
 TITLE = "mlx-vlm on the CPU"
 PART = "whole"
-INSTALL = 'pip install "mlx[cpu]" mlx-vlm'
+INSTALL = 'pip install "fastvlm[bench]"'
 RUNS = 1
 RESOLUTION = 256
 

@@ -14,6 +14,7 @@ TITLE = "transformers SmolVLM-500M"
 PART = "whole"
 RUNS = 3
 
+PARAMETERS = 507_482_304
 TILES, TOKENS_PER_TILE, TILE = 17, 64, 512
 IMAGE_TOKEN_ID = 49190
 VISION = {
@@ -47,4 +48,6 @@ def load(work: Work, variant: str) -> _transformers.Program:
         "pixel_values": torch.randn(1, TILES, 3, TILE, TILE, generator=torch.Generator().manual_seed(0)).to(model.dtype),
     }
     note = f"{TILES} tiles of {TILE} x {TILE} pixels; the tokens that name each tile's place are left out"
-    return _transformers.Program(work, model, model.model.vision_model, model.model.connector, inputs, image_tokens, note)
+    program = _transformers.Program(work, model, model.model.vision_model, model.model.connector, inputs, image_tokens, note)
+    program.check_parameters(PARAMETERS)
+    return program
