@@ -136,6 +136,19 @@ def test_images_over_placeholders(tie):
         model(torch.tensor(rows[:1]), pixel_values=pixel_values[:1])
 
 
+def test_fields_of_published_configs_are_known():
+    """SmolLM2's, Qwen2.5's and Vicuna's config.json have these beside their family's own."""
+    plain = TextConfig.from_dict({"model_type": "llama", **SMALL})
+    extra = {
+        "is_llama_config": True,
+        "rope_interleaved": False,
+        "use_mrope": False,
+        "transformers.js_config": {},
+        "max_sequence_length": 2048,
+    }
+    assert TextConfig.from_dict({"model_type": "llama", **SMALL, **extra}) == plain
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -144,7 +157,10 @@ def test_images_over_placeholders(tie):
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads"),
         ({"clip_qkv": 8}, "does not know: clip_qkv"),
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "'longrope' is not supported"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "'longrope' is not supported"),
         ({"num_hidden_layers": "24"}, "num_hidden_layers is '24'"),
+        ({"rope_interleaved": True}, "rope_interleaved is True"),
+        ({"use_mrope": True}, "use_mrope is True"),
     ],
 )
 def test_configs_we_cannot_run_are_refused(changes, message):

@@ -416,6 +416,9 @@ def test_unknown_ids_and_the_placeholder_are_kept_out() -> None:
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"num_beams": 1.5}, "num_beams is 1.5"),
+        ({"num_beams": 257}, "at most 256"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"length_penalty": float("inf")}, "length_penalty is inf"),
         ({"stop": [""]}, "stop is"),
         ({"temperature": -1}, "temperature is -1"),
         ({"num_beams": 2, "temperature": 0.5}, "beams do not sample"),

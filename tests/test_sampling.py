@@ -95,6 +95,14 @@ def test_logits_that_are_not_finite_are_refused() -> None:
                 Sampler(SamplingOptions(temperature=temperature), Vocabulary(10))(logits)
 
 
+def test_extreme_values_draw_the_best_without_a_warning() -> None:
+    """A temperature that float32 rounds to 0 divided 0 by 0; a large penalty overflowed."""
+    logits = np.array([1.0, 3.0, -2.0, 2.5], np.float32)
+    for temperature in (1e-320, 1e-38, 1e-6):
+        assert Sampler(SamplingOptions(temperature=temperature, seed=0), Vocabulary(4))(logits) == 1
+    assert Sampler(SamplingOptions(repetition_penalty=1e308), Vocabulary(4), prompt_ids=[1, 2])(logits) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

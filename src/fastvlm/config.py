@@ -21,7 +21,7 @@ _IGNORED_EVERYWHERE = frozenset(
     "begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty "
     "do_sample dtype early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task "
     "forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder label2id label_names "
-    "length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
+    "length_penalty max_length max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
     "output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type pruned_heads remove_invalid_values "
     "repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature "
     "tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version "
@@ -170,14 +170,15 @@ class RopeConfig:
             del parameters["type"]
         if values.get("rope_theta") is not None:
             parameters.setdefault("rope_theta", values["rope_theta"])
+        rope_type = parameters.setdefault("rope_type", "default")
+        if rope_type not in cls.TYPES:  # before its fields, which nobody knows then
+            raise ConfigError(f"{where}: rope_type {str(rope_type)[:80]!r} is not supported; supported: {', '.join(cls.TYPES)}")
         _only(parameters, "partial_rotary_factor", (None, 1, 1.0), f"{where}.rope_parameters")
         parameters.pop("partial_rotary_factor", None)
         known = {item.name for item in dataclasses.fields(cls)}
         if unknown := sorted(set(parameters) - known):
             raise ConfigError(f"{where}.rope_parameters has fields that this version does not know: {', '.join(unknown)}")
         rope = cls(**parameters)
-        if rope.rope_type not in cls.TYPES:
-            raise ConfigError(f"{where}: rope_type {rope.rope_type!r} is not supported; supported: {', '.join(cls.TYPES)}")
         _number(rope.rope_theta, "rope_theta", where)
         if rope.rope_type != "default":
             _number(rope.factor, "rope_parameters.factor", where)
@@ -260,10 +261,13 @@ class TextConfig:
         known = set(
             "model_type hidden_size num_hidden_layers num_attention_heads vocab_size num_key_value_heads tie_word_embeddings "
             "bos_token_id eos_token_id intermediate_size head_dim max_position_embeddings rms_norm_eps rope_theta rope_scaling "
-            "rope_parameters hidden_act attention_bias mlp_bias sliding_window use_sliding_window max_window_layers layer_types".split()
+            "rope_parameters hidden_act attention_bias mlp_bias sliding_window use_sliding_window max_window_layers layer_types "
+            "rope_interleaved use_mrope is_llama_config".split()
         )
         _refuse_unknown(values, known, where)
         _only(values, "hidden_act", ("silu",), where)
+        _only(values, "rope_interleaved", (False, None), where)  # of SmolLM2's config
+        _only(values, "use_mrope", (False, None), where)  # of Qwen2.5's
         if hidden_size % num_heads and values.get("head_dim") is None:
             raise ConfigError(f"{where}: hidden_size {hidden_size} is no multiple of num_attention_heads {num_heads}")
         if num_heads % common["num_key_value_heads"]:

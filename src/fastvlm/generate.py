@@ -24,6 +24,9 @@ from fastvlm.sampling import Sampler, SamplingOptions, Vocabulary, penalise
 if TYPE_CHECKING:
     from fastvlm.processor import ModelInputs, Processor
 
+MAX_BEAMS = 256
+MAX_LENGTH_PENALTY = 100  # length ** penalty has to stay a number
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -53,14 +56,19 @@ class GenerationOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; expected a whole number above 0")
+        if self.num_beams > MAX_BEAMS:
+            raise ValueError(f"num_beams is {self.num_beams}; each beam costs a row of the cache, and at most {MAX_BEAMS} are allowed")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if any(not isinstance(text, str) or not text for text in stop):
             raise ValueError(f"stop is {self.stop!r}; expected one string or several, none of them empty")
         object.__setattr__(self, "stop", stop)
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(f"early_stopping is {self.early_stopping!r}; expected true, false or 'never'")
-        if isinstance(self.length_penalty, bool) or not isinstance(self.length_penalty, (int, float)):
-            raise ValueError(f"length_penalty is {self.length_penalty!r}; expected a number")
+        is_number = isinstance(self.length_penalty, (int, float)) and not isinstance(self.length_penalty, bool)
+        if not is_number or not abs(self.length_penalty) <= MAX_LENGTH_PENALTY:  # also NaN
+            raise ValueError(
+                f"length_penalty is {self.length_penalty!r}; expected a number from -{MAX_LENGTH_PENALTY} to {MAX_LENGTH_PENALTY}"
+            )
         is_drawn = self.sampling.temperature > 0  # checks the sampling fields too
         if self.num_beams > 1 and is_drawn:
             raise ValueError(f"num_beams is {self.num_beams} and temperature {self.temperature}; beams do not sample, set one of them back")

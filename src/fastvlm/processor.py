@@ -21,7 +21,7 @@ from fastvlm.config import PATCH_SIZE, FastVLMConfig
 from fastvlm.image_io import ImageError, ImageLimits, load_image
 from fastvlm.image_processing import ImageProcessor
 from fastvlm.prompts import BUILT_IN, IMAGE_TOKEN, QWEN_2, ChatTemplate, Message, PromptError, Segment, read_messages
-from fastvlm.tokenizer import Tokenizer
+from fastvlm.tokenizer import Tokenizer, read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -106,7 +106,7 @@ class Processor:
         """
         folder = Path(path)
         tokenizer = Tokenizer.from_folder(folder)
-        settings = _read_json(folder / "processor_config.json")
+        settings = read_json(folder / "processor_config.json")
         image_token = options.pop("image_token", None) or settings.get("image_token") or IMAGE_TOKEN
         if config is not None:
             image_token = tokenizer.token(config.image_token_id) or image_token
@@ -118,8 +118,8 @@ class Processor:
                 )
         if "image_processor" not in options:
             # transformers 5 keeps the recipe inside processor_config.json, older versions and Apple in a file of its own.
-            recipe = settings.get("image_processor") or _read_json(folder / "preprocessor_config.json")
-            aspect = _read_json(folder / "config.json").get("image_aspect_ratio")
+            recipe = settings.get("image_processor") or read_json(folder / "preprocessor_config.json")
+            aspect = read_json(folder / "config.json").get("image_aspect_ratio")
             options["image_processor"] = ImageProcessor.from_dict(recipe, aspect if isinstance(aspect, str) else None)
         if options.get("chat_template") is None:
             options["chat_template"] = _stored_template(folder)
@@ -278,7 +278,7 @@ def _stored_template(folder: Path) -> str | None:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not text in UTF-8; fetch the checkpoint again") from error
-    return _template_source(_read_json(folder / "chat_template.json").get("chat_template"))
+    return _template_source(read_json(folder / "chat_template.json").get("chat_template"))
 
 
 def _template_source(value: Any) -> str | None:
@@ -295,18 +295,6 @@ def _template_source(value: Any) -> str | None:
 def _token_name(value: Any) -> str | None:
     name = value.get("content") if isinstance(value, Mapping) else value
     return name if isinstance(name, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON; fetch the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected an object")
-    return values
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

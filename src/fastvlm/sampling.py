@@ -108,7 +108,8 @@ def penalise(logits: np.ndarray, ids: np.ndarray, penalty: float) -> np.ndarray:
     """Logits (V,) with those of `ids` made less probable (CTRL, arXiv 1909.05858)."""
     logits = logits.copy()
     picked = logits[ids]
-    logits[ids] = np.where(picked < 0, picked * penalty, picked / penalty)
+    with np.errstate(over="ignore"):  # to -inf: an extreme penalty forbids
+        logits[ids] = np.where(picked < 0, picked * penalty, picked / penalty)
     return logits
 
 
@@ -122,7 +123,9 @@ def distribution(logits: np.ndarray, options: SamplingOptions) -> tuple[np.ndarr
     best = logits.max()  # NaN if one is
     if not np.isfinite(best):
         raise ValueError("the model's logits are not finite; run it with dtype float32, or check its weights")
-    scores = (logits - best) / np.float32(options.temperature)  # subtracted first: a small temperature must not overflow
+    temperature = max(np.float32(options.temperature), np.finfo(np.float32).tiny)
+    with np.errstate(over="ignore"):  # what a small temperature makes -inf of is never drawn
+        scores = (logits - best) / temperature
     least = np.float32(-50)  # exp(-50) is below the 53 bits of a draw; further down exp is slow, and 0 in the end
     if options.top_k and options.top_k < len(scores):
         least = max(least, np.partition(scores, -options.top_k)[-options.top_k])

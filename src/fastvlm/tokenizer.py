@@ -75,7 +75,7 @@ class Tokenizer:
     def from_folder(cls, path: str | Path) -> "Tokenizer":
         """Read tokenizer.json, or build Qwen2's from vocab.json and merges.txt, and add the tokens that the configs name."""
         folder = Path(path)
-        files = {name: _read_json(folder / name) for name in _FILES}
+        files = {name: read_json(folder / name) for name in _FILES}
         config = {**_special_names(files["special_tokens_map.json"]), **_without_nulls(files["tokenizer_config.json"])}
         if (folder / "tokenizer.json").is_file():
             with _as_tokenizer_error(f"{folder / 'tokenizer.json'} is damaged or of a newer format; fetch the checkpoint again"):
@@ -338,7 +338,8 @@ def _never_prepend(values: Any) -> None:
 # Reading
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in one of a checkpoint's small files; empty where there is no such file."""
     if not path.is_file():
         return {}
     try:

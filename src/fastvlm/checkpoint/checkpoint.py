@@ -75,6 +75,10 @@ class Checkpoint:
 
     def __init__(self, source: Source, label: str | None = None):
         self.source, self.label = source, label or source.label
+        if not source.has("config.json"):
+            raise CheckpointError(
+                f"{self.label} has no config.json; name the folder or zip of a checkpoint{nearest('config.json', source.names())}"
+            )
         values = source.read_json("config.json")
         model_type = values.get("model_type")
         if not isinstance(model_type, str) or model_type not in LAYOUTS:

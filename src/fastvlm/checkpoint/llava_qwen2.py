@@ -28,7 +28,7 @@ RELEASED_HIDDEN_SIZE = VisionConfig().hidden_size
 TEXT_FIELDS = frozenset(
     "bos_token_id eos_token_id hidden_act hidden_size intermediate_size layer_types max_position_embeddings max_window_layers "
     "num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps rope_parameters rope_scaling rope_theta sliding_window "
-    "tie_word_embeddings use_sliding_window vocab_size head_dim attention_bias".split()
+    "tie_word_embeddings use_sliding_window vocab_size head_dim attention_bias use_mrope".split()
 )
 # LLaVA's fields that change the result.
 LLAVA_FIELDS = frozenset(
@@ -38,7 +38,7 @@ LLAVA_FIELDS = frozenset(
 # How it was trained, how the reference's loader behaves, and two choices that the MobileCLIP tower ignores (mm_vision_select_*).
 IGNORED = _IGNORED_EVERYWHERE | frozenset(
     "freeze_mm_mlp_adapter tune_mm_mlp_adapter mm_projector_lr mm_vision_tower_lr mm_use_im_patch_token mm_vision_select_feature "
-    "mm_vision_select_layer mm_resampler_type mm_tunable_parts max_sequence_length pretrain_mm_mlp_adapter tokenizer_padding_side "
+    "mm_vision_select_layer mm_resampler_type mm_tunable_parts pretrain_mm_mlp_adapter tokenizer_padding_side "
     "unfreeze_mm_vision_tower use_mm_proj vision_tower_pretrained group_by_modality_length image_crop_resolution "
     "image_split_resolution mlp_bias _attn_implementation _flash_attn_2_enabled".split()
 )

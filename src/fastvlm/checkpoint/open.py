@@ -29,7 +29,7 @@ def open_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         raise CheckpointError(f"revision {revision!r} belongs to a hub id, and {name!r} is none; leave it out")
     if name == NANO:  # a folder of that name is ./nano: the default model must not depend on where the command runs
         return Checkpoint(FolderSource(_nano_folder()), label=NANO)
-    if path.exists():
+    if name and path.exists():  # the empty name would be the current folder
         return Checkpoint(open_source(path))
     if name in RELEASES:
         folder = pulled_folder(name)

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from fastvlm.cli import UsageError
+from fastvlm.config import PATCH_SIZE
 from fastvlm.plugins import list_plugins
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_positive_int, metavar="N", help="CPU threads (default: physical cores within the container's limit)"
     )
     group.add_argument(
-        "--resolution", type=_positive_int, metavar="PX",
+        "--resolution", type=_side, metavar="PX",
         help="side that pictures are brought to, a multiple of 64; a picture costs (PX / 64)^2 tokens (default: the checkpoint's)",
     )  # fmt: skip
     group.add_argument(
@@ -58,8 +60,6 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
 def check_conversation_mode(args: argparse.Namespace) -> None:
     """Apple's command chooses the chat template by this flag; here the checkpoint does, so only the released models' name is right."""
     if args.conv_mode not in (None, "qwen_2"):
-        from fastvlm.cli import UsageError
-
         raise UsageError(
             f"--conv-mode is {args.conv_mode!r}, but the prompt's form comes from the checkpoint; leave the flag out, or give qwen_2"
         )
@@ -85,11 +85,20 @@ def generation_options(args: argparse.Namespace) -> "GenerationOptions":
     from fastvlm.generate import GenerationOptions
 
     names = "max_new_tokens temperature top_p top_k repetition_penalty seed stop num_beams length_penalty"
-    return GenerationOptions(**{name: getattr(args, name) for name in names.split()})
+    try:
+        return GenerationOptions(**{name: getattr(args, name) for name in names.split()})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def text_message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def _side(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1 or int(text) % PATCH_SIZE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of {PATCH_SIZE}")
+    return int(text)
 
 
 def _positive_int(text: str) -> int:

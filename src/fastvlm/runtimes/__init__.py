@@ -23,6 +23,7 @@ import numpy as np
 from fastvlm.config import FastVLMConfig
 from fastvlm.plugins import list_plugins, load_plugin
 
+MAX_THREADS = 1024  # OpenMP crashes the process when it cannot start as many as it was told to
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -104,8 +105,8 @@ def load_runtime(
     Raises:
         RuntimeUnavailableError: something that the runtime needs is not installed.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads is {threads!r}; expected a whole number above 0")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS):
+        raise ValueError(f"threads is {threads!r}; expected a whole number from 1 to {MAX_THREADS}")
     plugin = load_plugin(__name__, name)
     if (reason := plugin.unavailable_reason()) is not None:
         raise RuntimeUnavailableError(reason)
