@@ -34,7 +34,7 @@ from fastvlm.plugins import load_plugin
 from fastvlm.processor import Processor
 from fastvlm.runtimes import Runtime, default_threads, load_runtime
 
-CALIBRATION_PICTURES = 12
+CALIBRATION_PICTURES = 24
 GUARD_PICTURES, GUARD_POSITIONS = 10, 2000  # the positions of all pictures together
 SMALL_MODEL_BYTES = 400_000_000  # in float32; below it the guard scores without being asked
 SMALL_MODEL_QUESTIONS = 200
@@ -168,7 +168,8 @@ def _is_fast(precision: str) -> bool:
 
 
 def _float32(checkpoint: Checkpoint, adapter: str | Path | None) -> Runtime:
-    return load_runtime("torch", checkpoint, dtype="float32", device="cpu", **({} if adapter is None else {"adapter": adapter}))
+    options: dict[str, Any] = {} if adapter is None else {"adapter": adapter}
+    return load_runtime("torch", checkpoint, dtype="float32", device="cpu", **options)
 
 
 def _questions(checkpoint: Checkpoint, asked: int | None) -> int:

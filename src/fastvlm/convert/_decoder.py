@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Compress = Callable[["ov.Model"], "ov.Model"]  # what is done to a piece before it is hung on the graph
 
 
-class _TracedCache:
+class TracedCache:
     """As much of `KVCache` as a layer uses; what it held and holds are inputs and outputs of the trace."""
 
     def __init__(self, keys: Tensor, values: Tensor):
@@ -39,7 +39,7 @@ class _TracedCache:
         return self.keys, self.values
 
 
-class _Prologue(nn.Module):
+class Prologue(nn.Module):
     """What all layers share: the rotary angles, and a mask for each window that occurs."""
 
     def __init__(self, decoder: Decoder, windows: Sequence[int | None]):
@@ -49,7 +49,7 @@ class _Prologue(nn.Module):
     def forward(self, position_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         new, total, device = position_ids.shape[1], attention_mask.shape[1], attention_mask.device
         masks = (causal_mask(new, total, attention_mask, window, device) for window in self.windows)
-        return (*self.rotary(position_ids), *masks)
+        return (*self.rotary(position_ids), *(mask for mask in masks if mask is not None))  # with `valid` given none is None
 
 
 class _Layer(nn.Module):
@@ -58,7 +58,7 @@ class _Layer(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        cache: Any = _TracedCache(keys, values)
+        cache: Any = TracedCache(keys, values)
         return self.layer(x, cos, sin, mask, cache), cache.keys, cache.values
 
 
@@ -98,7 +98,7 @@ class DecoderGraph:
         self._empty = self._empty_state()
         example = (torch.arange(5).repeat(2, 1)[:, 2:], torch.ones(2, 5, dtype=torch.bool))
         decoder.rotary.inv_freq(example[0])  # made now, the frequencies are constants of the trace
-        prologue = trace(_Prologue(decoder, self._windows), example, self._widths(None, None))
+        prologue = trace(Prologue(decoder, self._windows), example, self._widths(None, None))
         cos, sin, *masks = self._attach(prologue, [self._inputs["position_ids"].output(0), self._inputs["attention_mask"].output(0)])
         self._cos, self._sin, self._masks = cos, sin, dict(zip(self._windows, masks, strict=True))
 

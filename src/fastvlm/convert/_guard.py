@@ -22,7 +22,7 @@ from fastvlm.generate import Engine, GenerationOptions
 from fastvlm.model.decoder import Decoder, causal_mask
 from fastvlm.processor import Processor
 from fastvlm.runtimes import Runtime, is_installed
-from fastvlm.runtimes._inputs import prompt_arrays
+from fastvlm.runtimes._bundled import prompt_arrays
 
 MIN_COSINE, MIN_AGREEMENT, MAX_SCORE_LOSS = 0.99, 0.95, 0.01
 TASK = "documents"

@@ -32,15 +32,20 @@ def quantize_encoder(model: "ov.Model", pictures: Sequence[np.ndarray]) -> "ov.M
     Args:
         pictures: pixel_values (1, 3, H, W) each, for the ranges of the activations.
     """
+    free = model.input(0).get_partial_shape()
+    model.reshape(list(pictures[0].shape))  # a graph of fixed sizes plans its memory: a third of what one of free sizes takes
     with _quiet() as nncf:
-        items = progress(pictures, "measuring activations", "picture")
-        return nncf.quantize(
+        quantized = nncf.quantize(
             model,
-            nncf.Dataset(items),
+            nncf.Dataset(
+                progress([picture for picture in pictures if picture.shape == pictures[0].shape], "measuring activations", "picture")
+            ),
             preset=nncf.QuantizationPreset.PERFORMANCE,  # symmetric: a zero point would cost at every depthwise convolution
             subset_size=len(pictures),
             fast_bias_correction=True,
         )
+    quantized.reshape(free)
+    return quantized
 
 
 class Compressor:

@@ -1,4 +1,4 @@
-"""The OpenVINO runtime against the torch runtime on the same checkpoint, in float32."""
+"""The runtimes that run bundles against the torch runtime on the same checkpoint, in float32."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import IMAGE_TOKEN_ID, random_model, tiny_config, write_tokenizer
 
+from checkpoint_files import IMAGE_TOKEN_ID, random_model, tiny_config, write_tokenizer
 from fastvlm.bundle import Bundle, BundleError
 from fastvlm.checkpoint import open_checkpoint, save_pretrained
 from fastvlm.convert import convert
 from fastvlm.image_processing import ImageProcessor
+from fastvlm.plugins import load_plugin
 from fastvlm.processor import Processor
 from fastvlm.runtimes import Runtime, load_runtime
 from fastvlm.tokenizer import Tokenizer
@@ -41,13 +42,19 @@ def write_checkpoint(folder: Path, text: dict[str, Any], **config: Any) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+CASES = [*(("openvino", family) for family in FAMILIES), ("onnxruntime", "qwen3"), ("onnxruntime", "mistral")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def runtimes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Runtime, Runtime]:
     """Ours and torch's."""
-    folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", FAMILIES[request.param], tie=request.param != "llama"))
-    bundle = convert(checkpoint, folder / "bundle", precision="fp32", random_weights=True)
-    return load_runtime("openvino", bundle, threads=1), load_runtime("torch", checkpoint, dtype="float32", threads=1)
+    name, family = request.param
+    if (reason := load_plugin("fastvlm.runtimes", name).unavailable_reason()) is not None:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp(family)
+    checkpoint = open_checkpoint(write_checkpoint(folder / "checkpoint", FAMILIES[family], tie=family != "llama"))
+    bundle = convert(checkpoint, folder / "bundle", runtime=name, precision="fp32", random_weights=True)
+    return load_runtime(name, bundle, threads=1), load_runtime("torch", checkpoint, dtype="float32", threads=1)
 
 
 def prompt(length: int, images: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -72,8 +79,7 @@ def test_batches_of_unequal_rows_decode_alike(runtimes: tuple[Runtime, Runtime])
     for runtime in runtimes:
         logits, cache = runtime.prefill([ids for ids, _ in ROWS], [features for _, features in ROWS])
         found = [logits]
-        for step in range(8):
-            found.append(runtime.decode(np.random.default_rng(step).integers(0, 250, len(ROWS)), cache))
+        found += [runtime.decode(np.random.default_rng(step).integers(0, 250, len(ROWS)), cache) for step in range(8)]
         assert cache.length == 17 + 8
         steps.append(np.stack(found))
     assert_close(*steps)
