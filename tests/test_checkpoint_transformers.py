@@ -35,6 +35,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": dict(model_type="llama", rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=1e4)),
     "mistral": dict(model_type="mistral", sliding_window=5),
     "gpt_neox": dict(model_type="gpt_neox", tie_word_embeddings=False),  # its names are not those that FastVlm can tie
+    "gpt2": dict(model_type="gpt2", tie_word_embeddings=False),  # n_embd, n_head, n_positions
+    "phi": dict(model_type="phi", tie_word_embeddings=False),  # its own head has a bias, FastVlm's has none
     "gemma2": dict(model_type="gemma2", head_dim=8, query_pre_attn_scalar=8, sliding_window=8, final_logit_softcapping=None),
 }
 

@@ -347,6 +347,7 @@ def test_out_is_respected_and_a_folder_of_others_refused(server: Server, archive
         (dict(name="0.5b", revision="main"), "the zips have none"),
         (dict(name="apple/FastVLM-0.5B", expected_sha256="0"), "--sha256 is of a zip"),
         (dict(name="0.5b", source="ftp"), "supported: zip, hub"),
+        (dict(name="0.5b", expected_sha256="abcd"), "expected 64 hexadecimal digits"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(arguments: dict[str, Any], words: str) -> None:

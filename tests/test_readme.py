@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ def test_commands_are_right_use(page, command, monkeypatch, capsys):
     for name in plugins.list_plugins("fastvlm.cli"):
         monkeypatch.setattr(plugins.load_plugin("fastvlm.cli", name), "run", lambda args: 0)
     assert cli.main(words) == 0, capsys.readouterr().err
+
+
+def test_extras_that_are_named_exist():
+    """`pip install` only warns about an extra that is not there, and installs nothing."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = [path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "src").rglob("*.py"))]
+    named = {name for text in texts for names in re.findall(r"fastvlm\[([\w,-]+)\]", text) for name in names.split(",")}
+    assert named
+    assert named <= extras.keys()
 
 
 def test_pages_show_commands():

@@ -165,7 +165,7 @@ def test_every_language_model_keeps_a_conversation(vlm: fastvlm.FastVLM) -> None
         assert result.token_ids == plain.generate(messages, max_new_tokens=8).token_ids
         messages.append({"role": "assistant", "content": result.text})
     assert plain.generate(messages[:1], max_new_tokens=2).timings.cached_tokens == 0
-    if not vlm.config.text_config.foreign:  # transformers' caches may refuse to be trimmed; ours do not
+    if vlm.config.text_config.model_type != "gemma2":  # whose window of 40 has moved on: transformers cannot trim that
         assert result.timings.cached_tokens > 0
 
 

@@ -21,10 +21,10 @@ _IGNORED_EVERYWHERE = frozenset(
     "begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty "
     "do_sample dtype early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task "
     "forced_bos_token_id forced_eos_token_id id2label initializer_range is_decoder is_encoder_decoder label2id label_names "
-    "length_penalty max_length max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions "
-    "output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type pruned_heads remove_invalid_values "
-    "repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature "
-    "tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version "
+    "length_penalty max_length max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences "
+    "output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type pruned_heads "
+    "remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params "
+    "temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torch_dtype torchscript transformers_version "
     "transformers.js_config typical_p use_bfloat16 use_cache".split()
 )
 
@@ -230,10 +230,13 @@ class TextConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TextConfig":
         where = "text_config"
+        raw = values
         model_type = _require(values, "model_type", where)
         if not isinstance(model_type, str):
             raise ConfigError(f"{where}: model_type is {model_type!r}; expected a name such as 'qwen2'")
         foreign = model_type not in DECODER_FAMILIES
+        if foreign:
+            values = _with_usual_names(values)
         num_heads = _positive_int(values, "num_attention_heads", where)
         hidden_size = _positive_int(values, "hidden_size", where)
         num_layers = _positive_int(values, "num_hidden_layers", where)
@@ -249,7 +252,7 @@ class TextConfig:
             tie_word_embeddings=_flag(values, "tie_word_embeddings", False, where),
             bos_token_id=values.get("bos_token_id"),
             eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-            raw=values,
+            raw=raw,
         )
         if foreign:  # transformers checks the rest when it builds the model
             return cls(
@@ -310,6 +313,21 @@ class TextConfig:
         values.update(rms_norm_eps=self.rms_norm_eps, hidden_act="silu", rope_parameters=self.rope.to_dict())
         values["rope_theta"] = self.rope.rope_theta  # for readers older than transformers 5
         return values
+
+
+# What other families call the sizes that we need to know (GPT-2, BLOOM, MPT, ...): transformers' `attribute_map`s, without importing it.
+_OTHER_NAMES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length"),
+    "intermediate_size": ("n_inner", "ffn_dim"),
+}
+
+
+def _with_usual_names(values: dict[str, Any]) -> dict[str, Any]:
+    found = {usual: values[name] for usual, names in _OTHER_NAMES.items() for name in reversed(names) if values.get(name) is not None}
+    return {**found, **{name: value for name, value in values.items() if value is not None}}
 
 
 def _sliding_windows(values: dict[str, Any], model_type: str, num_layers: int, where: str) -> tuple[int | None, ...]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 EMBEDDING = "language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+HEAD_BIAS = "lm_head.bias"
 EQUAL_HEAD = "equal to the embedding, with which the config ties it"
 UNEQUAL_HEAD = "the config ties the head to the embedding, as the reference does, and this stored head differs from it"
 APPLE_LICENSE = "apple-amlr"
@@ -151,7 +152,10 @@ class Checkpoint:
         try:
             if self.config.text_config.foreign:
                 with _parameters_on_meta():
-                    return FastVLMModel(self.config)
+                    model = FastVLMModel(self.config)
+                if HEAD_BIAS not in self._tensors:  # this layout's head has none, even where the family's own has one (Phi)
+                    model.lm_head.bias = None
+                return model
             with torch.device("meta"):
                 model = FastVLMModel(self.config)
             frequencies = model.language_model.rotary.inv_freq(torch.zeros(1, 1, dtype=torch.long))

@@ -100,6 +100,8 @@ def pull(
         return pull_from_hub(hub_id, revision=revision, out=out, on_step=on_step, on_progress=on_progress)
     if revision is not None:
         raise CheckpointError(f"revision {revision!r} belongs to a hub id; the zips have none")
+    if expected_sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected_sha256):  # found out only after the whole download
+        raise CheckpointError(f"{expected_sha256[:80]!r} is no SHA-256; expected 64 hexadecimal digits, as sha256sum prints them")
     folder = out if out is not None else _release_folder(release)
     return _pull_zip(release, folder, f"{base_url.rstrip('/')}/{release.zip_name}", expected_sha256, on_progress, on_step)
 

@@ -37,12 +37,13 @@ class ForeignCache:
         """Forget all columns from `length` on."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot trim a cache of {self.length} columns to {length}")
-        self.past_key_values.crop(length)
+        if length < self.length:
+            self.past_key_values.crop(length - self.length)  # below 0: how many to remove, in every version
         self.mask = self.mask[:, :length]
 
     def reorder(self, rows: Tensor) -> None:
         """Keep these rows, in this order."""
-        self.past_key_values.batch_select_indices(rows)
+        self.past_key_values.reorder_cache(rows)  # not batch_select_indices, which leaves convolution states as they are
         self.mask = self.mask[rows]
 
 
@@ -87,7 +88,8 @@ class ForeignDecoder:
         if _accepts(self.causal_lm, "position_ids"):
             arguments["position_ids"] = positions
         if cache is not None:
-            arguments["past_key_values"] = cache.past_key_values
+            name = "cache" if _accepts(self.causal_lm, "cache") else "past_key_values"  # the name before transformers 5.24
+            arguments[name] = cache.past_key_values
         if last_only and _accepts(self.causal_lm, "logits_to_keep"):
             arguments["logits_to_keep"] = 1
         logits = self.causal_lm(**arguments).logits
