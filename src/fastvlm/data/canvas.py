@@ -88,21 +88,21 @@ class Strike:
 
     def __init__(self, path: str, size: int) -> None:
         self._font = ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-        self._glyphs: dict[str, tuple] = {}
+        self._glyphs: dict[tuple[str, int], tuple] = {}
         self._advances: dict[str, float] = {}
 
-    def glyph(self, character: str) -> tuple:
-        """(mask or None without ink, left, top, width, height of the ink, from the pen on the baseline)."""
-        glyph = self._glyphs.get(character)
+    def glyph(self, character: str, quarters: int = 0) -> tuple:
+        """(mask or None without ink, left, top, width, height of the ink, from the pen on the baseline), drawn `quarters` of a pixel to the right."""
+        glyph = self._glyphs.get((character, quarters))
         if glyph is None:
-            mask, (left, top) = self._font.getmask2(character, "L", anchor="ls")
+            mask, (left, top) = self._font.getmask2(character, "L", anchor="ls", start=(quarters / 4, 0.0))
             ink = mask.getbbox()
             if ink is None:
                 glyph = (None, 0, 0, 0, 0)
             else:
                 mask = mask.crop(ink)
                 glyph = (mask, left + ink[0], top + ink[1], ink[2] - ink[0], ink[3] - ink[1])
-            self._glyphs[character] = glyph
+            self._glyphs[character, quarters] = glyph
         return glyph
 
     def advance(self, character: str) -> float:
@@ -240,6 +240,10 @@ class Page:
         self.kerns = rng.random() < 0.7 and split != "heldout" and _HAS_KERNING
         # Headings whose letters stand apart, as style sheets have them, in em.
         self.heading_spacing_em = rng.choice([0.0] * 6 + [0.03, 0.06, 0.1]) if split == "train" else 0.0
+        # Chromium without a screen: advances are not rounded, and glyphs stand on quarters of a pixel.
+        self.places_by_quarters = split == "train" and self.raster_scale == 1.0 and rng.random() < 0.6
+        if self.places_by_quarters:
+            self.uses_hinted_advances = False
 
     # ---- colours
 
@@ -332,10 +336,12 @@ class Page:
         shift = (x - left_edge) * scale
         for character, pen in zip(text, pens, strict=False):
             glyphs = strike(self._fallback, drawn) if character in missing else face_strike
-            mask, glyph_left, glyph_top, glyph_width, glyph_height = glyphs.glyph(character)
+            position = shift + pen * scale
+            quarters = round(position * 4) if self.places_by_quarters else round(position) * 4
+            mask, glyph_left, glyph_top, glyph_width, glyph_height = glyphs.glyph(character, quarters % 4)
             if mask is None:
                 continue
-            u = round(shift + pen * scale) + glyph_left
+            u = quarters // 4 + glyph_left
             placed.append((character, mask, u, glyph_top, u + glyph_width, glyph_top + glyph_height))
             top, bottom, right = min(top, glyph_top), max(bottom, glyph_top + glyph_height), max(right, u + glyph_width)
         if not placed:
