@@ -36,11 +36,11 @@ class View:
 
     @classmethod
     def draw(cls, rng: random.Random, width: int, height: int, aspect: tuple[float, float]) -> "View":
-        """A shape (width / height) between the two of `aspect`, and a size from three quarters of the model's to twice as large."""
+        """A shape (width / height) between the two of `aspect`, and a size from three quarters of the model's to 1.6 times as large."""
         way = rng.random()
         shape = width / height if way < 0.25 else aspect[0] * (aspect[1] / aspect[0]) ** rng.random()
         way = rng.random()
-        scale = 1.0 if way < 0.3 else 1 / rng.uniform(1.0, 2.0) if way < 0.88 else 1 / rng.uniform(0.75, 1.0)
+        scale = 1.0 if way < 0.35 else 1 / rng.uniform(1.0, 1.6) if way < 0.88 else 1 / rng.uniform(0.75, 1.0)
         inner_width, inner_height = min(width, height * shape), min(height, width / shape)
         return cls(width, height, max(16, int(inner_width / scale)), max(16, int(inner_height / scale)), scale)
 
