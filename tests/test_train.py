@@ -417,6 +417,44 @@ def test_a_dry_run_shows_what_would_be_learnt(tmp_path, capsys):
     assert "s a sample on this machine" in said and "for weights, gradients and moments" in said
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradient_checkpointing_changes_no_gradient(tmp_path, precision):
+    """Computed again in the backward pass, in the same attention as in the forward pass."""
+    from checkpoint_files import random_model, tiny_config
+    from fastvlm.train.loop import _autocast, _fast_attention, set_training_mode
+    from fastvlm.train.objectives.conversations import Objective
+
+    model = random_model(tiny_config())
+    batch = {"input_ids": torch.randint(0, 250, (2, 12)), "labels": torch.randint(0, 250, (2, 12))}
+    gradients = []
+    for checkpointing in (False, True):
+        stage = Stage("s", "conversations", 1, 1, {"language_model": 1.0}, gradient_checkpointing=checkpointing, precision=precision)
+        set_training_mode(model, stage)
+        model.zero_grad()
+        cpu = torch.device("cpu")
+        with _fast_attention(cpu), _autocast(cpu, stage):
+            loss, _ = Objective(model, None, {}).loss(model, batch)
+        loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.language_model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradients[1][name], gradient), name
+
+
+def test_attention_that_is_not_plain_is_left_to_torch():
+    from torch.nn import functional as F
+
+    from fastvlm.train.attention import PlainAttention
+
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
+    bias = torch.randn(5, 5)
+    with PlainAttention():
+        grouped = F.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+        added = F.scaled_dot_product_attention(query, query, query, bias)
+    assert torch.equal(grouped, F.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True))
+    assert torch.equal(added, F.scaled_dot_product_attention(query, query, query, bias))
+
+
 def test_reading_learns_text_and_cells_together(tmp_path):
     """Both losses fall, and the text's gradient reaches the tower through the tokens that the cells are read from."""
     recipe = tmp_path / "tiny.yaml"

@@ -116,9 +116,16 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
                 layer.eval()
     if isinstance(model.language_model, Decoder):
         model.language_model.gradient_checkpointing = stage.gradient_checkpointing
+        model.language_model.checkpoint_context_fn = _checkpoint_contexts
     elif stage.gradient_checkpointing:
         enable = getattr(model.language_model, "activation_checkpointing_enable", None)  # transformers 5.20 renamed it
-        (enable or model.language_model.gradient_checkpointing_enable)()
+        enable = enable or model.language_model.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": _checkpoint_contexts})
+
+
+def _checkpoint_contexts() -> tuple[Any, Any]:
+    """Of a layer's forward pass, and of its repetition in the backward pass, where `PlainAttention` is not active any more."""
+    return contextlib.nullcontext(), contextlib.nullcontext() if torch.cuda.is_available() else PlainAttention()
 
 
 def run_stage(
