@@ -205,6 +205,16 @@ def test_processes_and_parts_change_nothing(tmp_path):
     recipe.write_text(text)
     parts = tmp_path / "parts.yaml"
     parts.write_text(text.replace("batch_size: 4", "batch_size: 4\n    micro_batch_size: 2"))
+    uneven = tmp_path / "uneven.yaml"  # the parts of a batch: 2 and 1 for one process, 1 for the other; then none at all for it
+    uneven.write_text(text.replace("batch_size: 4", "batch_size: 3\n    micro_batch_size: 1").replace("samples: 24", "samples: 6"))
+    single = tmp_path / "single.yaml"
+    single.write_text(text.replace("batch_size: 4", "batch_size: 1").replace("samples: 24", "samples: 2"))
+    for name, path in (("uneven", uneven), ("single", single)):
+        run_processes(1, path, tmp_path / f"{name}-one")
+        run_processes(2, path, tmp_path / f"{name}-two")
+        pairs = [rows(tmp_path / f"{name}-{count}" / "1-answer" / "metrics.jsonl") for count in ("one", "two")]
+        for row, other in zip(*pairs, strict=True):
+            assert other == pytest.approx(row, rel=2e-4), name
     run_processes(1, recipe, tmp_path / "one")
     run_processes(1, parts, tmp_path / "parts")
     run_processes(2, recipe, tmp_path / "two")
@@ -375,6 +385,25 @@ def test_a_stage_goes_on_from_merged_adapters(tmp_path):
     assert expected[0]["loss"] < rows(tmp_path / "whole" / "1-tune" / "metrics.jsonl")[0]["loss"]
 
 
+def test_data_that_is_mostly_broken_ends_in_one_line(tmp_path, capsys):
+    """Read in a worker process, whose traceback nobody needs: the count, and the file that names each sample."""
+    from checkpoint_files import apple_tensors, random_model, tiny_config, write_apple
+    from fastvlm import cli
+
+    base = write_apple(tmp_path / "base", apple_tensors(random_model(tiny_config())))
+    data = write_colours(tmp_path / "data", 60)
+    for index in range(0, 60, 3):
+        (tmp_path / "data" / f"{index}.png").write_bytes(b"not a picture")
+    recipe = tmp_path / "lora.yaml"
+    recipe.write_text(LORA.replace("MODEL", str(base)).replace("DATA", str(data)))
+    out = tmp_path / "run"
+    assert cli.main(["train", str(recipe), "--out", str(out), "--workers", "1", "--set", "stages.0.samples=60"]) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "samples are broken; see the log for their names" in error and "Traceback" not in error
+    named = (out / "1-tune" / "broken.txt").read_text().splitlines()
+    assert all(int(line.split("[")[1].split("]")[0]) % 3 == 0 for line in named) and len(named) >= 10
+
+
 def test_batches_in_tokens(tmp_path):
     """Batches of two are put together until there are enough tokens; the learning rate and the log go on by samples."""
     from checkpoint_files import apple_tensors, random_model, tiny_config, write_apple
@@ -415,6 +444,44 @@ def test_a_dry_run_shows_what_would_be_learnt(tmp_path, capsys):
     assert picture.size == (128, 128) and picture.getpixel((64, 64)) == {"red": (255, 0, 0), "blue": (0, 0, 255)}[colour]
     assert len(list((tmp_path / "dry").iterdir())) == 3
     assert "s a sample on this machine" in said and "for weights, gradients and moments" in said
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradient_checkpointing_changes_no_gradient(tmp_path, precision):
+    """Computed again in the backward pass, in the same attention as in the forward pass."""
+    from checkpoint_files import random_model, tiny_config
+    from fastvlm.train.loop import _autocast, _fast_attention, set_training_mode
+    from fastvlm.train.objectives.conversations import Objective
+
+    model = random_model(tiny_config())
+    batch = {"input_ids": torch.randint(0, 250, (2, 12)), "labels": torch.randint(0, 250, (2, 12))}
+    gradients = []
+    for checkpointing in (False, True):
+        stage = Stage("s", "conversations", 1, 1, {"language_model": 1.0}, gradient_checkpointing=checkpointing, precision=precision)
+        set_training_mode(model, stage)
+        model.zero_grad()
+        cpu = torch.device("cpu")
+        with _fast_attention(cpu), _autocast(cpu, stage):
+            loss, _ = Objective(model, None, {}).loss(model, batch)
+        loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.language_model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradients[1][name], gradient), name
+
+
+def test_attention_that_is_not_plain_is_left_to_torch():
+    from torch.nn import functional as F
+
+    from fastvlm.train.attention import PlainAttention
+
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
+    bias = torch.randn(5, 5)
+    with PlainAttention():
+        grouped = F.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+        added = F.scaled_dot_product_attention(query, query, query, bias)
+    assert torch.equal(grouped, F.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True))
+    assert torch.equal(added, F.scaled_dot_product_attention(query, query, query, bias))
 
 
 def test_reading_learns_text_and_cells_together(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fastvlm.records import CAPTION_PROMPTS, BrokenSample, record_messages
-from fastvlm.train.data import BatchSource
+from fastvlm.train.data import BatchSource, TooManyBroken
 from fastvlm.train.recipe import RecipeError
 from fastvlm.train.sources import stable_hash
 
@@ -69,7 +69,7 @@ def test_a_broken_sample_is_left_out_and_logged(images, caplog):
         batch = source.batch(0)
     assert len(batch) == 1
     assert "data.json[1]: no picture gone.png" in caplog.text
-    with pytest.raises(RuntimeError, match="samples are broken"):
+    with pytest.raises(TooManyBroken, match="samples are broken"):
         for index in range(40):
             source.batch(index)
 

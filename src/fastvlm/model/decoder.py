@@ -174,6 +174,7 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = RotaryEmbedding(config)
         self.gradient_checkpointing = False
+        self.checkpoint_context_fn = torch.utils.checkpoint.noop_context_fn  # contexts of the forward pass and of its repetition
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         weight = self.norm.weight
@@ -203,7 +204,9 @@ class Decoder(nn.Module):
         x = inputs_embeds
         for layer, window in zip(self.layers, self.config.sliding_windows, strict=True):
             if self.gradient_checkpointing and torch.is_grad_enabled():  # also frozen: a projector's gradient goes through it
-                x = torch.utils.checkpoint.checkpoint(layer, x, cos, sin, masks[window], None, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(
+                    layer, x, cos, sin, masks[window], None, use_reentrant=False, context_fn=self.checkpoint_context_fn
+                )
             else:
                 x = layer(x, cos, sin, masks[window], cache)
         return self.norm(x)

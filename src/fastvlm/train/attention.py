@@ -15,12 +15,22 @@ from torch.overrides import TorchFunctionMode
 
 
 class PlainAttention(TorchFunctionMode):
-    """While active, `scaled_dot_product_attention` is computed by `plain_attention`."""
+    """While active, `scaled_dot_product_attention` is computed by `plain_attention`, where that can do what is asked.
+
+    It is not active in a backward pass, so what gradient checkpointing computes again has to enter it by itself.
+    """
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return plain_attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) <= 4 and _is_plain(*args[3:], **kwargs):
+            kept = {name: value for name, value in kwargs.items() if name not in ("dropout_p", "enable_gqa")}
+            return plain_attention(*args, **kept)
+        return func(*args, **kwargs)
+
+
+def _is_plain(attn_mask: Tensor | None = None, dropout_p: float = 0.0, enable_gqa: bool = False, **others: Any) -> bool:
+    """No dropout, no shared keys, no mask that adds: decoders of transformers ask for these."""
+    return not dropout_p and not enable_gqa and (attn_mask is None or attn_mask.dtype == torch.bool)
 
 
 def plain_attention(

@@ -26,6 +26,10 @@ MAX_BROKEN_SHARE = 0.02  # of the samples read, past the first 50
 SOURCES = "fastvlm.train.sources"
 
 
+class TooManyBroken(ValueError):
+    """The data is not what the recipe takes it for."""
+
+
 class BatchSource:
     """Batches of samples by number.
 
@@ -52,7 +56,7 @@ class BatchSource:
         """The samples of batch `index`, or a part of them, as `prepare` returns them; fewer where some are broken.
 
         Raises:
-            RuntimeError: too many samples were broken so far.
+            TooManyBroken: of the samples read so far.
         """
         number, rng = self._choose(index)
         position = self._batches_before(index, number) * self.batch_size
@@ -66,7 +70,7 @@ class BatchSource:
                 self.broken += 1
                 self._name_broken(f"{draw.name}: {error}")
         if self.read > 50 and self.broken > MAX_BROKEN_SHARE * self.read:
-            raise RuntimeError(f"{self.broken} of {self.read} samples are broken; see the log for their names, and mend or remove them")
+            raise TooManyBroken(f"{self.broken} of {self.read} samples are broken; see the log for their names, and mend or remove them")
         return samples
 
     def _choose(self, index: int) -> tuple[int, np.random.Generator]:

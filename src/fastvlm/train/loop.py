@@ -10,7 +10,7 @@ of a tower that learns is the exception: its statistics are those of a part.)
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,31 @@ class _Steps(Dataset):
 
     def __init__(self, source: BatchSource, objective: Any, stage: Stage, rank: int, processes: int):
         self.source, self.objective = source, objective
-        size = stage.micro_batch_size or -(-stage.batch_size // processes)
+        share = -(-stage.batch_size // processes)
+        size = min(stage.micro_batch_size or share, share)
         starts = range(rank * size, stage.batch_size, processes * size)
         self.parts = [slice(start, min(start + size, stage.batch_size)) for start in starts]
 
-    def __getitem__(self, index: int) -> list[tuple[Batch, float]]:
-        """(batch, number of targets) of every part that has samples."""
+    def __getitem__(self, index: int) -> list[tuple[Batch, float]] | ValueError:
+        """(batch, number of targets) of every part that has samples; an error of the data is handed over whole, for the user to read."""
         torch.set_num_threads(1)
+        try:
+            return self._parts(index)
+        except ValueError as error:
+            return error
+
+    def _parts(self, index: int) -> list[tuple[Batch, float]]:
         batches = [self.objective.collate(self.source.batch(index, part, self.objective.prepare)) for part in self.parts]
         return [(batch, self.objective.count(batch)) for batch in batches if batch is not None]
+
+    def some_batch(self, tries: int = 20) -> Batch:
+        """One usable sample from anywhere, for a process that has none of its own."""
+        for index in range(tries):
+            for place in range(self.source.batch_size):
+                batch = self.objective.collate(self.source.batch(index, slice(place, place + 1), self.objective.prepare))
+                if batch is not None:
+                    return batch
+        raise RuntimeError("none of the first samples can be used; see the log for what is wrong with the data")
 
 
 def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any]]:
@@ -116,9 +132,16 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
                 layer.eval()
     if isinstance(model.language_model, Decoder):
         model.language_model.gradient_checkpointing = stage.gradient_checkpointing
+        model.language_model.checkpoint_context_fn = _checkpoint_contexts
     elif stage.gradient_checkpointing:
         enable = getattr(model.language_model, "activation_checkpointing_enable", None)  # transformers 5.20 renamed it
-        (enable or model.language_model.gradient_checkpointing_enable)()
+        enable = enable or model.language_model.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": _checkpoint_contexts})
+
+
+def _checkpoint_contexts() -> tuple[Any, Any]:
+    """Of a layer's forward pass, and of its repetition in the backward pass, where `PlainAttention` is not active any more."""
+    return contextlib.nullcontext(), contextlib.nullcontext() if torch.cuda.is_available() else PlainAttention()
 
 
 def run_stage(
@@ -181,9 +204,11 @@ def run_stage(
         logger.info("stage %s: going on from step %d of %d", stage.name, first_step, stage.steps)
     set_training_mode(model, stage)
     folder.mkdir(parents=True, exist_ok=True)
-    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}", log=folder / "broken.txt")
+    log = folder / "broken.txt"
+    source = BatchSource(stage.data, batch_size=stage.batch_size, seed=f"{recipe.seed}/{stage.name}", log=log)
+    dataset = _Steps(source, objective, stage, accelerator.process_index, accelerator.num_processes)
     steps = DataLoader(
-        _Steps(source, objective, stage, accelerator.process_index, accelerator.num_processes),
+        dataset,
         batch_size=None,
         sampler=range(first_step, stage.steps),
         num_workers=options.workers,
@@ -201,14 +226,14 @@ def run_stage(
         save_state(folder / "state", module, optimizer, ema, {"stage": stage.name, "step": done}, is_main=is_main)
 
     waiting: list[tuple[Batch, float]] = []
-    spare: Batch | None = None
     try:
         for step, parts in enumerate(steps, first_step):
+            if isinstance(parts, ValueError):
+                raise parts
             waiting += parts
             if stage.batch_tokens and step + 1 < stage.steps and _num_tokens(waiting) < stage.batch_tokens:
                 continue
-            waiting = _even_out(waiting, spare)
-            spare = waiting[-1][0] if waiting else spare
+            waiting = _even_out(waiting, dataset.some_batch)
             values = _train_step(wrapped, optimizer, waiting, stage, step, accelerator)
             _update_average(ema, model, stage.ema_decay)
             before, done, waiting = done, step + 1, []
@@ -228,6 +253,8 @@ def run_stage(
             save()
         if report is not None:
             report.close()
+        if is_main and log.is_file():
+            logger.warning("stage %s: %d samples could not be used: %s", stage.name, len(set(log.read_text().splitlines())), log)
     accelerator.wait_for_everyone()  # the state that the next stage starts from is written by the main process
 
 
@@ -293,16 +320,14 @@ def _num_tokens(parts: list[tuple[Batch, float]]) -> int:
     return int(sum_over_processes(torch.tensor(mine)).item())
 
 
-def _even_out(parts: list[tuple[Batch, float]], spare: Batch | None) -> list[tuple[Batch, float]]:
+def _even_out(parts: list[tuple[Batch, float]], some_batch: Callable[[], Batch]) -> list[tuple[Batch, float]]:
     """As many parts as the process with the most: gradients are exchanged in each, so a process without one would leave the others waiting.
 
-    What is added counts nothing. `spare` is an earlier batch of this process.
+    What is added counts nothing.
     """
     most = max_over_processes(len(parts))
     if most > len(parts):
-        filler = parts[-1][0] if parts else spare
-        if filler is None:
-            raise RuntimeError("the first batch has no usable sample for this process; see the log for what is wrong with the data")
+        filler = parts[-1][0] if parts else some_batch()
         parts = parts + [(filler, 0.0)] * (most - len(parts))
     return parts
 

@@ -7,6 +7,7 @@
 How an adapter changes the weights is written once, in `fastvlm.runtimes._lora`.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,26 @@ def target_names(model: nn.Module, lora: Lora) -> list[str]:
 
 
 def _config(lora: Lora, names: list[str]) -> Any:
-    from peft import LoraConfig
+    return _import_peft().LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, bias="none")
 
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, bias="none")
+
+def _import_peft() -> Any:
+    """peft imports transformers, and that a torchvision which it does not need: one that is broken is treated as absent.
+
+    Beside a torch from another index torchvision's operators do not load.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):
+        sys.modules["torchvision"] = None  # type: ignore[assignment]  # what Python itself takes for "not there"
+    import peft
+
+    return peft
 
 
 def add_lora(model: nn.Module, lora: Lora) -> None:
     """Wrap the layers in place; the new weights are drawn from torch's global generator."""
-    from peft import inject_adapter_in_model
-
-    inject_adapter_in_model(_config(lora, target_names(model, lora)), model, adapter_name=_NAME)
+    _import_peft().inject_adapter_in_model(_config(lora, target_names(model, lora)), model, adapter_name=_NAME)
 
 
 def split_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,7 +1,8 @@
 """Documents made by code: extractive questions by ANLS, the whole text by character error rate.
 
 `heldout` is the frozen set (docs/data.md), `val` documents of other fonts, layouts and words, for looking while training.
-Options: `size` of the pictures in pixels (512), `questions` a document besides its transcription (4); of `val` also `documents` a kind (25)
+Options: `size` of the pictures in pixels (512), `questions` a document besides its transcription (4), `transcriptions` a document (1, or 0);
+of `val` also `documents` a kind (25)
 and `kinds`, joined by commas (those of `heldout`; any other kind can be named, such as boarding_pass).
 """
 
@@ -14,7 +15,7 @@ from fastvlm.evaluate.runner import Example
 
 HELP = "receipts, invoices, letters, forms and other printed documents, made by code"
 SPLITS = ("heldout", "val")
-OPTIONS = ("size", "questions", "documents", "kinds")
+OPTIONS = ("size", "questions", "transcriptions", "documents", "kinds")
 MAX_NEW_TOKENS = 1200
 _METRIC = {"transcription": "cer", "yes_no": "exact_match", "count": "exact_match", "chart": "relaxed_accuracy"}
 
@@ -26,13 +27,14 @@ def examples(split: str, options: dict[str, Any]) -> Iterator[Example]:
     if split == "heldout" and (odd := sorted({"kinds", "documents"} & set(options))):
         raise ValueError(f"option {odd[0]!r} belongs to the split val: the held-out documents are frozen")
     size, questions = int(options.get("size", 512)), int(options.get("questions", 4))
+    transcriptions = int(options.get("transcriptions", 1))
     if split == "heldout":
         chosen = heldout.documents_of(size)
     else:
         per_kind, kinds = range(int(options.get("documents", 25))), _kinds(options)
         chosen = (documents.generate(n, split=split, kind=kind, width=size, height=size) for n in per_kind for kind in kinds)
     for number, document in enumerate(chosen):
-        yield from _questions(document, f"{document.kind}-{number}", questions)
+        yield from _questions(document, f"{document.kind}-{number}", questions, transcriptions)
 
 
 def _kinds(options: dict[str, Any]) -> list[str]:
@@ -43,11 +45,11 @@ def _kinds(options: dict[str, Any]) -> list[str]:
     return kinds
 
 
-def _questions(document: documents.Document, name: str, count: int) -> Iterator[Example]:
+def _questions(document: documents.Document, name: str, count: int, transcriptions: int) -> Iterator[Example]:
     rng = random.Random(name)
     readings = [qa for qa in document.qa if qa.kind == "transcription"]
     others = [qa for qa in document.qa if qa.kind != "transcription"]
-    for number, qa in enumerate(readings[:1] + rng.sample(others, min(count, len(others)))):
+    for number, qa in enumerate(readings[:transcriptions] + rng.sample(others, min(count, len(others)))):
         content = [{"type": "image", "image": document.image}, {"type": "text", "text": qa.question}]
         groups = {"kind": document.kind, "question": qa.kind}
         yield Example(f"{name}-{number}", [{"role": "user", "content": content}], [qa.answer], _METRIC.get(qa.kind, "anls"), groups)
