@@ -29,6 +29,9 @@ VISION_FILE, LANGUAGE_FILE = "vision.xml", "language.xml"
 # The type in which what is not quantised is computed. bfloat16 is taken back to float32 by OpenVINO where the CPU has none.
 _INFERENCE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "bf16", "int4": "bf16"}
 _KV_CACHE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "u8", "int4": "u8"}
+# Activations of the decoder are rounded to int8 in groups of so many values. OpenVINO's own choice of 32 makes prefill a fifth slower,
+# and 128 gains nothing more.
+_ACTIVATION_GROUP = 64
 _GRAPHS_KEPT = 2  # each holds the encoder's weights in the layout of its size
 _KV_BYTES = {"f32": 4, "bf16": 2, "u8": 1}
 
@@ -82,8 +85,9 @@ class OpenVINORuntime(BundledRuntime):
         }
         kv_precision = _KV_CACHE_PRECISION[self.precision]
         self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
+        language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
         core = ov.Core()
-        self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", {**options, "KV_CACHE_PRECISION": kv_precision})
+        self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
         self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, options)
 
     def encode(self, image: np.ndarray) -> np.ndarray:
