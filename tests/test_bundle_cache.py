@@ -224,3 +224,25 @@ def test_killing_the_converter_never_leaves_a_wrong_entry(folder: Path) -> None:
     vlm = fastvlm.load(folder, dtype="float32", threads=1)
     assert vlm.generate(PROMPT, max_new_tokens=4).token_ids == expected
     assert [path.name for path in cache.root().glob(".*")] == []
+
+
+def test_the_embedded_model_runs_without_torch(folder: Path, tmp_path: Path) -> None:
+    """As a plain `pip install fastvlm` does: nothing of the extras can be imported, and nothing is converted."""
+    from fastvlm.convert import convert
+
+    embedded = tmp_path / "embedded"
+    convert(open_checkpoint(folder), embedded / "openvino", precision="int8")
+    script = f"""
+import sys
+from pathlib import Path
+for name in ("torch", "nncf", "transformers", "onnxruntime", "rapidfuzz"):
+    sys.modules[name] = None
+import fastvlm.vlm
+fastvlm.vlm.embedded_folder = lambda name: Path({str(embedded)!r})
+from fastvlm import cli
+assert cli.main(["predict", "--prompt", "in the", "--max-new-tokens", "3", "--json"]) == 0
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["runtime"] == "openvino"
+    assert cache.entries() == []

@@ -166,7 +166,8 @@ def test_apples_spellings_are_understood(vlm: EchoVLM, picture: str) -> None:
 
 
 def test_options_reach_the_model_and_the_answer(vlm: EchoVLM) -> None:
-    flags = "--model M --runtime torch --device cpu --dtype float32 --threads 2 --resolution 512 --image-mode crop --adapter A --revision R"
+    flags = "--model M --runtime torch --device cpu --dtype float32 --threads 2 --resolution 512"
+    flags += " --image-mode crop --draft --adapter A --revision R"
     flags += " --seed 4 --stop x --stop y --top-k 3 --repetition-penalty 1.2 --num-beams 1 --length-penalty 0.5"
     assert cli.main(["predict", "--prompt", "P", *flags.split()]) == 0
     assert vlm.loaded_with[1] == {
@@ -176,6 +177,7 @@ def test_options_reach_the_model_and_the_answer(vlm: EchoVLM) -> None:
         "threads": 2,
         "resolution": 512,
         "image_mode": "crop",
+        "draft": True,
         "adapter": "A",
         "revision": "R",
     }

@@ -175,6 +175,7 @@ def test_bfloat16_and_folding_stay_close() -> None:
     folded = load_runtime("torch", Source(), dtype="float32", device="cpu", threads=1, fold=True)
     np.testing.assert_allclose(folded.encode_images(pixels), expected, atol=1e-4)
     rounded = load_runtime("torch", Source(), dtype="bfloat16", device="cpu", threads=1)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in rounded.model.modules())  # folded where results move anyway
     assert rounded.encode_images(pixels).dtype == np.float32
     assert np.abs(rounded.encode_images(pixels) - expected).max() < 0.05 * np.abs(expected).max()
 

@@ -139,6 +139,15 @@ def test_wrong_inputs_are_refused(runtimes: tuple[Runtime, Runtime]) -> None:
         ours.trim(cache, 3)
 
 
+def test_pictures_of_any_shape_after_another(runtimes: tuple[Runtime, Runtime]) -> None:
+    """Sizes have compiled graphs of their own, of which a few are kept."""
+    ours, theirs = runtimes
+    for height, width in ((64, 64), (128, 128), (64, 192), (192, 192), (192, 64), (64, 64)):
+        pixels = np.random.default_rng(height).random((1, 3, height, width), np.float32)
+        expected = theirs.encode_images(pixels)
+        np.testing.assert_allclose(ours.encode_images(pixels), expected, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
 def test_other_precisions_stay_near(tmp_path: Path, precision: str) -> None:
     """Wide layers, so that rounding averages out as it does in real ones."""
@@ -154,6 +163,21 @@ def test_other_precisions_stay_near(tmp_path: Path, precision: str) -> None:
     language = (tmp_path / "bundle/language.bin").stat().st_size
     full = sum(tensor.info.numel for tensor in checkpoint.tensors() if tensor.name.startswith("language_model"))
     assert language < full * {"bf16": 2.2, "int8": 1.2, "int4": 0.9}[precision]
+
+
+def test_eight_bit_caches_are_trimmed_and_reordered(tmp_path: Path) -> None:
+    """State goes out and in again as float; that must not lose what it held."""
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", text))
+    runtime = load_runtime("openvino", convert(checkpoint, tmp_path / "bundle", precision="int8", random_weights=True), threads=1)
+    ids = np.arange(40)
+    expected, cache = runtime.prefill([ids], [None])
+    cache = runtime.trim(cache, 25)
+    found, cache = runtime.prefill([ids[25:]], [None], cache)
+    assert np.corrcoef(found[0], expected[0])[0, 1] > 0.99
+    cache = runtime.trim(runtime.reorder(cache, np.array([0])), 30)
+    found, _ = runtime.prefill([ids[30:]], [None], cache)
+    assert np.corrcoef(found[0], expected[0])[0, 1] > 0.99
 
 
 def picture() -> Any:

@@ -47,6 +47,7 @@ def load(
     adapter: str | Path | None = None,
     resolution: int | None = None,
     image_mode: str | None = None,
+    draft: bool | None = None,
     **runtime_options: Any,
 ) -> "FastVLM":
     """Load a checkpoint, ready to answer.
@@ -63,6 +64,7 @@ def load(
         adapter: folder of a LoRA adapter to merge into the weights.
         resolution: side in pixels to which pictures are brought, a multiple of 64; None is the checkpoint's.
         image_mode: `pad`, `crop`, `anyres` or `native`; None is the checkpoint's.
+        draft: decode large JPEGs at a fraction of their size: faster, and pixels differ a little; None is the checkpoint's, else no.
         runtime_options: what else the runtime's `load` takes, such as `fold=True` for torch.
 
     Raises:
@@ -72,7 +74,7 @@ def load(
     source, checkpoint, runtime_name = _find(name_or_path, runtime, device, dtype, revision, adapter)
     if adapter is not None and source is checkpoint:
         runtime_options["adapter"] = adapter
-    processor = _with_image_options(source.processor(), resolution, image_mode)
+    processor = _with_image_options(source.processor(), resolution, image_mode, draft)
     loaded = load_runtime(runtime_name, source, dtype=dtype, device=device, threads=threads, **runtime_options)
     for note in source.notes:
         logger.warning("%s: %s", source.label, note)
@@ -135,11 +137,13 @@ def _convert(name_or_path: str | Path, revision: str | None, runtime: str, preci
     return Bundle.open(answer["folder"])
 
 
-def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None) -> "Processor":
+def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None, draft: bool | None) -> "Processor":
     if resolution is not None:
         processor.image_processor = processor.image_processor.at_size(resolution)
     if image_mode is not None:
         processor.image_processor = dataclasses.replace(processor.image_processor, mode=image_mode)
+    if draft is not None:
+        processor.image_processor = dataclasses.replace(processor.image_processor, draft=draft)
     return processor
 
 

@@ -119,6 +119,28 @@ class Bundle:
             raise BundleError(f"{folder}: {str(error)[:500]}") from error
         return cls(folder, manifest, config, label or str(folder))
 
+    def describe(self) -> dict[str, Any]:
+        """What `fastvlm info` prints; plain values, ready for JSON."""
+        manifest, text = self.manifest, self.config.text_config
+        return {
+            "name": self.label,
+            "layout": "bundle",
+            "runtime": manifest.runtime,
+            "precision": manifest.precision,
+            "language_model": {
+                "model_type": text.model_type,
+                "hidden_size": text.hidden_size,
+                "num_hidden_layers": text.num_hidden_layers,
+                "vocab_size": text.vocab_size,
+            },
+            "context_length": self.context_length,
+            "bytes": sum(manifest.files.values()),
+            "source": manifest.source,
+            "versions": manifest.versions,
+            "accuracy": {row["measure"]: row["value"] for row in manifest.accuracy},
+            "notes": self.notes,
+        }
+
     @property
     def context_length(self) -> int:
         return self.manifest.context_length

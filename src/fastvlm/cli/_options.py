@@ -38,6 +38,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--image-mode", choices=["pad", "crop", "anyres", "native"],
         help="how a picture that is not square is brought to size (default: the checkpoint's)",
     )  # fmt: skip
+    group.add_argument(
+        "--draft", action="store_true", default=None, help="decode large JPEGs at a fraction of their size: faster, pixels differ a little"
+    )
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +81,7 @@ def load_model(args: argparse.Namespace) -> "FastVLM":
         adapter=args.adapter,
         resolution=args.resolution,
         image_mode=args.image_mode,
+        draft=args.draft,
     )
 
 

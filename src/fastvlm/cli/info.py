@@ -1,4 +1,4 @@
-"""`fastvlm info MODEL`: what a checkpoint is, without loading its weights."""
+"""`fastvlm info MODEL`: what a checkpoint or a bundle is, without loading its weights."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ from typing import Any
 
 from fastvlm.cli._options import DEFAULT_MODEL
 
-HELP = "print what a checkpoint is: sizes, context, licence, anything unusual"
+HELP = "print what a checkpoint or a bundle is: sizes, context, licence, accuracy, anything unusual"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,10 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fastvlm.bundle import Bundle, is_bundle
     from fastvlm.checkpoint import open_checkpoint
 
-    description = open_checkpoint(args.model, revision=args.revision).describe()
+    description = Bundle.open(args.model).describe() if is_bundle(args.model) else open_checkpoint(args.model, args.revision).describe()
     if args.json:
         print(json.dumps(description, ensure_ascii=False, default=str))
     else:

@@ -40,7 +40,8 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     adapter: str | Path | None = None,
-    fold: bool = False,
+    fold: bool | None = None,
+    compile: bool = False,
 ) -> "TorchRuntime":
     """Load a checkpoint into memory.
 
@@ -50,7 +51,9 @@ def load(
         device: of `DEVICES`, or `cuda:1` and the like.
         threads: CPU threads, a setting of the whole process; None takes `default_threads()`.
         adapter: folder of a LoRA adapter to merge into the weights.
-        fold: fold what can be folded in the tower: faster, but results move in the last digits.
+        fold: fold what can be folded in the tower: faster, but results move in the last digits. None folds unless in float32, and not
+            with an adapter, whose merged weights may be wanted for saving.
+        compile: compile the tower and the projector for each size of pictures, which takes a minute or two at its first use.
     """
     import torch
 
@@ -65,9 +68,12 @@ def load(
     if adapter is not None:
         merge_adapter(model, adapter)
     model.vision_tower = reparameterize(model.vision_tower)
-    if fold:
+    if (torch_dtype != torch.float32 and adapter is None) if fold is None else fold:
         model.vision_tower = fold_tower(model.vision_tower)
-    return TorchRuntime(model, source.context_length)
+    runtime = TorchRuntime(model, source.context_length)
+    if compile:
+        runtime.compile()
+    return runtime
 
 
 def _device(name: str) -> "torch.device":
@@ -116,7 +122,14 @@ class TorchRuntime:
         self.model = model.eval().requires_grad_(False)
         self.model.vision_tower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPU
         self.config: FastVLMConfig = model.config
+        self._encode: Any = self.model.encode_images
         self.max_sequence_length = max_sequence_length or model.config.text_config.max_position_embeddings
+
+    def compile(self) -> None:
+        """Encode with compiled code from now on."""
+        import torch
+
+        self._encode = torch.compile(self.model.encode_images, dynamic=False)
 
     def vision_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32 -> tower output (N, T, C) float32, before the projector."""
@@ -124,7 +137,7 @@ class TorchRuntime:
 
     def encode_images(self, pixel_values: np.ndarray) -> np.ndarray:
         """(N, 3, H, W) float32 -> (N, T, D) float32, after the projector."""
-        return self._by_images(self.model.encode_images, pixel_values)
+        return self._by_images(self._encode, pixel_values)
 
     def _by_images(self, function: Any, pixel_values: np.ndarray) -> np.ndarray:
         import torch
