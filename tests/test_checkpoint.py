@@ -22,7 +22,7 @@ from checkpoint_files import (
     tiny_config,
     write_apple,
 )
-from fastvlm.checkpoint import CheckpointError, open_checkpoint
+from fastvlm.checkpoint import CheckpointError, open_checkpoint, save_pretrained
 from fastvlm.checkpoint.keymap import APPLE
 from fastvlm.checkpoint.memory import available_memory_bytes
 from fastvlm.config import FastVLMConfig, TextConfig, VisionConfig
@@ -435,3 +435,20 @@ def test_unknown_model_type_is_refused_with_the_known_ones(apple: Path, tmp_path
     folder = copy(apple, tmp_path / "edited")
     edit_json(folder / "config.json", model_type=model_type)
     fails(folder, "model_type", "fast_vlm", "llava_qwen2")
+
+
+def test_errors_in_a_part_of_the_config_name_the_file(apple: Path, tmp_path: Path) -> None:
+    native = save_pretrained(open_checkpoint(apple), open_checkpoint(apple).processor(), tmp_path / "native")
+    values = json.loads((native / "config.json").read_text())
+    del values["text_config"]["hidden_size"]
+    (native / "config.json").write_text(json.dumps(values))
+    fails(native, "native/config.json: text_config has no 'hidden_size'")
+
+
+def test_a_missing_picture_recipe_is_said(apple: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    native = save_pretrained(open_checkpoint(apple), open_checkpoint(apple).processor(), tmp_path / "native")
+    open_checkpoint(native).processor()
+    assert caplog.text == ""
+    (native / "preprocessor_config.json").unlink()
+    assert open_checkpoint(native).processor().image_processor.size == 1024
+    assert "has no preprocessor_config.json" in caplog.text

@@ -5,6 +5,7 @@ checkpoint.config, checkpoint.notes, checkpoint.describe()
 model = checkpoint.load_model(dtype="float32", device="cpu")        # a FastVLMModel, ready for inference
 """
 
+import logging
 import math
 import re
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fastvlm.model.fastvlm import FastVLMModel
     from fastvlm.processor import Processor
 
+logger = logging.getLogger(__name__)
 EMBEDDING = "language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 HEAD_BIAS = "lm_head.bias"
@@ -192,6 +194,8 @@ class Checkpoint:
         recipe = settings.get("image_processor")
         if not recipe and self.source.has("preprocessor_config.json"):
             recipe = self.source.read_json("preprocessor_config.json")
+        if not recipe:
+            logger.warning("%s has no preprocessor_config.json: pictures are prepared as for the released models", self.label)
         if recipe and not isinstance(recipe, dict):
             raise CheckpointError(f"{self.label}/processor_config.json: image_processor is a {type(recipe).__name__}; expected an object")
         try:
@@ -442,7 +446,7 @@ def _native(values: dict[str, Any], source: Source) -> Translated:
     try:
         config = FastVLMConfig.from_dict({name: value for name, value in values.items() if name != "quantization_config"})
     except ConfigError as error:
-        raise CheckpointError(f"{source.label}/{str(error)[:1000]}") from error
+        raise CheckpointError(f"{where}: {str(error).removeprefix('config.json: ')[:1000]}") from error
     except _MALFORMED as error:
         raise CheckpointError(f"{where} is malformed: {str(error).splitlines()[0][:200]}") from error
     return Translated(config, config.text_config.max_position_embeddings)
