@@ -23,7 +23,7 @@ class Program:
         self.runtime: Any = load(work.model, **options).runtime
         self.work = work
         self.pixel_values = work.pixel_values()
-        self.facts = {"runtime": self.runtime.name, "precision": self.runtime.precision}
+        self.facts: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
         features = self.runtime.encode_images(self.pixel_values)

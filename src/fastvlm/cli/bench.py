@@ -152,7 +152,10 @@ class _Files:
     def earlier(self) -> dict[str, Any] | None:
         if self.stem is None or not self._is_continued or not self._path(".json").is_file():
             return None
-        return json.loads(self._path(".json").read_text(encoding="utf-8"))
+        try:
+            return json.loads(self._path(".json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self._path('.json')} is no result that --continue could go on with; remove it, or name another") from error
 
     def write(self, result: dict[str, Any]) -> None:
         if self.stem is None:
