@@ -9,7 +9,7 @@ The prompt and the pixels come from our processor once, so that every program th
 import dataclasses
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,6 @@ class Work:
     image_token_id: int
     threads: int
     max_new_tokens: int
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Work":
