@@ -13,7 +13,7 @@ from PIL import Image
 
 import fastvlm
 from fastvlm import cli
-from fastvlm.bench import hardware, scaling, ttft
+from fastvlm.bench import hardware, operators, scaling, ttft
 from fastvlm.bench.contestant import Contestant, ContestantError, peak_memory_bytes
 from fastvlm.bench.environment import spread
 from fastvlm.bench.operations import count_operations
@@ -227,6 +227,24 @@ def test_ratios_and_spread():
     assert ttft.ratios({"part": "decoder", **whole, "ours": ours}) == {"prefill": 0.5, "per_token": 0.5}
 
 
+def test_operators_of_one_kind_are_summed():
+    fast, slow = [("Conv", "i8", 0.2), ("Conv", "i8", 0.3), ("Add", "f32", 0.0)], [("Conv", "i8", 5.0)]
+    assert operators.summed([slow, fast, fast]) == [{"operator": "Conv", "computed": "i8", "count": 2, "seconds": 0.5}]
+    many = [(f"Op{index}", "f32", float(index)) for index in range(1, 13)]
+    lines = operators.rows({"encode": operators.summed([many])})
+    assert lines[0] == ("encode: Op12 f32", "1", "12000.00", "15.4 %")
+    assert lines[-1] == ("encode: others", "2", "3000.00", "3.8 %")  # of 12 kinds, 10 are shown
+
+
+def test_an_earlier_result_must_be_of_the_same_work():
+    new = {"benchmark": "ttft", "work": {"image_tokens": 256}}
+    earlier = {**new, "warm": {"ttft_s": 1}}
+    assert ttft.continued(new, earlier) is earlier
+    assert ttft.continued(new, None).keys() == {"benchmark", "work", "warning"}
+    with pytest.raises(ValueError, match=r"the earlier result is of other work \(\{'image_tokens': 64\}\)"):
+        ttft.continued(new, {**earlier, "work": {"image_tokens": 64}})
+
+
 # Peers
 
 
@@ -317,6 +335,17 @@ def test_ttft_beside_transformers_on_the_same_work(nano, tmp_path, capsys, monke
     assert warm["completion_tokens"] == 3 and result["work"]["image_size"] == [1, 128, 128]
     assert (tmp_path / "x.txt").read_text().strip() == out.rsplit("\n", 2)[0].strip()
     assert json.loads((tmp_path / "x.json").read_text()) == result
+
+    # Another call goes on: what is there is kept, and what could not be measured is tried again.
+    monkeypatch.setattr(ttft, "Contestant", lambda *arguments: pytest.fail("nothing is left to run"))
+    monkeypatch.setattr(llama_cpp, "variants", lambda work: [])
+    monkeypatch.setattr(llama_cpp, "unavailable_reason", lambda: None)
+    status, _, again = run_bench(
+        capsys,
+        *f"ttft --model {nano} --runtime torch --dtype float32 --threads 1 --resolution 128 --phases warm --no-hardware --runs 1".split(),
+        *f"--max-new-tokens 3 --peers transformers_fast_vlm llama_cpp --out {tmp_path} --name x --continue".split(),
+    )
+    assert status == 0 and again == {**result, "peers": [peer]}
 
 
 def test_a_cold_process_is_measured_from_its_start(nano, capsys):

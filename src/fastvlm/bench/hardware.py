@@ -9,6 +9,7 @@ are installed. The product of cores, operations per cycle and measured clock sta
 
 import ctypes
 import mmap
+import os
 import platform
 import sys
 import time
@@ -31,8 +32,6 @@ _INSTRUCTION_SETS = (
 
 def describe_machine(threads: int) -> dict[str, Any]:
     """Processor, instruction sets, cores, memory, system."""
-    import os
-
     fields = cpu_fields()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
@@ -117,6 +116,7 @@ def measure(threads: int, size: int = SIZE, read_bytes: int = READ_BYTES, on_ste
             peaks[precision][library] = 2 * size**3 / min(_timed(multiply) for _ in range(3))
     if on_step is not None:
         on_step("memory reads")
+    reads = dict(_reads(threads, read_bytes))
     clock = clock_hz()
     per_cycle = operations_per_cycle(cpu_fields())
     promised = None if clock is None or per_cycle is None else {name: threads * count * clock for name, count in per_cycle.items()}
@@ -124,7 +124,7 @@ def measure(threads: int, size: int = SIZE, read_bytes: int = READ_BYTES, on_ste
         "size": size,
         "peaks": peaks,
         "best": {precision: max(found.values()) for precision, found in peaks.items() if found},
-        "reads": (reads := dict(_reads(threads, read_bytes))),
+        "reads": reads,
         "best_read": max(reads.values()),
         "clock_hz": clock,
         "operations_per_cycle": per_cycle,
@@ -177,7 +177,6 @@ def _openvino_products(threads: int, size: int) -> Products:
         request.set_input_tensor(ov.Tensor(value))
         return request.infer
 
-    # The result is summed up in the graph where that is free of charge; a float32 output of the product itself is what costs least here.
     plain = ops.parameter([size, size], np.float32)
     graph = ov.Model([ops.matmul(plain, ops.constant(weight), False, True)], [plain])
     yield "float32", compiled(graph, "f32")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastvlm.bench import hardware
+from fastvlm.bench import hardware, operators
 from fastvlm.bench.contestant import Contestant, ContestantError
 from fastvlm.bench.environment import others_running, spread, versions
 from fastvlm.bench.operations import count_operations
@@ -42,6 +42,7 @@ class Options:
         phases: of `PHASES`. `first` converts into an empty cache folder, which is then used for the rest and removed.
         runs: of each program, and of new processes.
         peers: names in `fastvlm.bench.peers`.
+        operators: also say how long each kind of operator takes; the openvino runtime can.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Options:
     phases: tuple[str, ...] = PHASES
     peers: tuple[str, ...] = ()
     hardware: bool = True
+    operators: bool = False
 
 
 def measure(options: Options, say: Say, result: dict[str, Any] | None = None, save: Save = lambda result: None) -> dict[str, Any]:
@@ -129,6 +131,10 @@ def _measure(options: Options, folder: Path, say: Say, earlier: dict[str, Any] |
             for measured in _peer(name, work, ours, options.runs, result.setdefault("peers", []), say):
                 result["peers"].append(measured)
                 save(result)
+    if options.operators and "operators" not in result:
+        say("operators")
+        result["operators"] = operators.measure(work, environment)
+        save(result)
     if options.hardware:
         if "hardware" not in result:
             result["hardware"] = hardware.measure(options.threads, on_step=say)
@@ -258,12 +264,11 @@ def ratios(peer: dict[str, Any]) -> dict[str, float]:
 
 def shares(result: dict[str, Any], work: Work, pixels_shape: tuple[int, ...]) -> dict[str, Any]:
     """What the model needs, and the share of the machine's peaks that ours reached in it."""
-    from fastvlm.checkpoint import open_checkpoint
     from fastvlm.runtimes import is_installed
 
     if not is_installed("torch"):
         return {"unavailable": "counting operations needs PyTorch", "install": 'pip install "fastvlm[bench]"'}
-    config = open_checkpoint(work.model).config
+    config = work.source().config
     needs = count_operations(config, image_side=pixels_shape[-1], prompt_tokens=work.prompt_tokens, num_tiles=pixels_shape[0])
     found: dict[str, Any] = {"needs": needs}
     if "warm" not in result:
@@ -304,6 +309,8 @@ def render(result: dict[str, Any]) -> str:
     if "hardware" in result:
         parts.append(hardware_table(result["hardware"]))
         parts.append(_share_table(result))
+    if "operators" in result:
+        parts.append(table(operators.rows(result["operators"]), ("operators of the openvino runtime", "count", "ms", "of the part")))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -9,7 +9,7 @@ The prompt and the pixels come from our processor once, so that every program th
 import dataclasses
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from fastvlm.bundle import Bundle
+    from fastvlm.checkpoint import Checkpoint
     from fastvlm.processor import Processor
 
 WORK_FILE = "work.json"
@@ -55,7 +57,6 @@ class Work:
     image_token_id: int
     threads: int
     max_new_tokens: int
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Work":
@@ -79,6 +80,18 @@ class Work:
     def messages(self) -> list[dict[str, Any]]:
         content = [{"type": "image", "image": self.picture}, {"type": "text", "text": self.prompt}]
         return [{"role": "user", "content": content}]
+
+    def source(self) -> "Checkpoint | Bundle":
+        return open_source(self.model, self.load_options.get("revision"))
+
+    def checkpoint(self) -> "Checkpoint":
+        """The checkpoint, for peers that read its weights. Raises `WorkError` for a bundle, which has them in one runtime's form."""
+        from fastvlm.checkpoint import Checkpoint
+
+        source = self.source()
+        if not isinstance(source, Checkpoint):
+            raise WorkError(f"{self.model} is a bundle, whose weights other programs cannot read; name the checkpoint it was made from")
+        return source
 
     def check(self, **seen: Any) -> None:
         """Compare what a program did with what was asked: counts by their names here. Raises `WorkError`."""
@@ -115,11 +128,9 @@ def make_work(
         text_tokens: length of the prompt beside the picture, the template's own tokens included; the question is cut to fit.
         resolution: side in pixels that the picture is brought to; None is the checkpoint's.
     """
-    from fastvlm.checkpoint import open_checkpoint
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    processor = open_checkpoint(model).processor()
+    processor = open_source(model, (load_options or {}).get("revision")).processor()
     picture = folder / "picture.jpg"
     if image is None:
         picture.write_bytes(draw_page())
@@ -146,6 +157,14 @@ def make_work(
     work = dataclasses.replace(work, image_tokens=int((ids == processor.image_token_id).sum()), prompt_tokens=len(ids))
     work.write()
     return work
+
+
+def open_source(model: str | Path, revision: str | None = None) -> "Checkpoint | Bundle":
+    """What `fastvlm.load` would open: both have `config` and `processor()`."""
+    from fastvlm.bundle import Bundle, is_bundle
+    from fastvlm.checkpoint import open_checkpoint
+
+    return Bundle.open(model) if is_bundle(model) else open_checkpoint(model, revision=revision)
 
 
 def fit_question(processor: "Processor", text_tokens: int) -> str:

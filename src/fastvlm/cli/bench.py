@@ -33,6 +33,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--peers", nargs="*", choices=["all", *list_plugins(PEERS)], metavar="NAME",
         help=f"programs to compare with; without names all of them: {', '.join(list_plugins(PEERS))}",
     )  # fmt: skip
+    ttft.add_argument("--operators", action="store_true", help="also list how long each kind of operator takes (openvino runtime)")
     ttft.add_argument("--no-hardware", action="store_true", help="leave out measuring the machine's peaks (a minute)")
 
     scaling = kinds.add_parser("scaling", help="over resolutions and model sizes, with a plot", allow_abbrev=False)
@@ -96,6 +97,7 @@ def _ttft(args: argparse.Namespace) -> int:
         phases=tuple(args.phases),
         peers=tuple(peers),
         hardware=not args.no_hardware,
+        operators=args.operators,
     )
     files = _Files(args, f"ttft-{args.random or 'model'}", ttft.render)
     result = ttft.measure(options, _say, files.earlier(), files.write)
@@ -150,7 +152,10 @@ class _Files:
     def earlier(self) -> dict[str, Any] | None:
         if self.stem is None or not self._is_continued or not self._path(".json").is_file():
             return None
-        return json.loads(self._path(".json").read_text(encoding="utf-8"))
+        try:
+            return json.loads(self._path(".json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self._path('.json')} is no result that --continue could go on with; remove it, or name another") from error
 
     def write(self, result: dict[str, Any]) -> None:
         if self.stem is None:

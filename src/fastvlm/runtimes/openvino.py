@@ -49,16 +49,19 @@ def abilities() -> str:
     return f"{ov.__version__} {platform.machine()} {' '.join(sorted(capabilities))}"
 
 
-def load(source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None) -> "OpenVINORuntime":
+def load(
+    source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None, profile: bool = False
+) -> "OpenVINORuntime":
     """Load a bundle.
 
     Args:
         dtype: what it must have been made in; `auto` takes it as it is.
         device: `auto` or `cpu`.
         threads: CPU threads; None takes `default_threads()`.
+        profile: time every operator, for `operator_times`.
     """
     check_options(source, "openvino", dtype, device)
-    return OpenVINORuntime(source, threads or default_threads())
+    return OpenVINORuntime(source, threads or default_threads(), profile)
 
 
 class _Cache(BundledCache):
@@ -73,7 +76,7 @@ class _Cache(BundledCache):
 class OpenVINORuntime(BundledRuntime):
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int):
+    def __init__(self, bundle: Bundle, threads: int, profile: bool = False):
         super().__init__(bundle)
         telemetry.disable()
         import openvino as ov
@@ -82,6 +85,7 @@ class OpenVINORuntime(BundledRuntime):
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[self.precision],
+            "PERF_COUNT": profile,
         }
         kv_precision = _KV_CACHE_PRECISION[self.precision]
         self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
@@ -92,6 +96,11 @@ class OpenVINORuntime(BundledRuntime):
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return self._vision(image)
+
+    def operator_times(self, cache: _Cache | None = None) -> list[tuple[str, str, float]]:
+        """(operator, how it was computed, seconds) of the last picture, or of the last step of `cache`; loaded with `profile` only."""
+        request = self._vision.newest if cache is None else cache.request
+        return [(node.node_type, node.exec_type, node.real_time.total_seconds()) for node in request.get_profiling_info()]
 
     def new_cache(self, batch_size: int) -> _Cache:
         return _Cache(self._language.create_infer_request(), batch_size, self._bytes_per_column)
@@ -134,6 +143,10 @@ class _VisionGraphs:
         self._core, self._path, self._options = core, path, options
         self._requests: dict[tuple[int, ...] | None, ov.InferRequest] = {}
         self._lock = threading.Lock()
+
+    @property
+    def newest(self) -> "ov.InferRequest":
+        return next(reversed(self._requests.values()))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(1, 3, H, W) -> (1, T, D)."""

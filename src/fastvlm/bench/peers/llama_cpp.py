@@ -28,9 +28,7 @@ def variants(work: Work) -> list[str]:
 
 
 def load(work: Work, variant: str) -> "Program":
-    from fastvlm.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(work.model)
+    checkpoint = work.checkpoint()
     text = checkpoint.config.text_config
     if text.model_type != "qwen2":
         raise WorkError(f"this comparison writes Qwen2 decoders as GGUF, not {text.model_type}")

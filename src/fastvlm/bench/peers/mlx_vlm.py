@@ -39,10 +39,8 @@ class Program:
         import numpy as np
         from mlx_vlm.models import fastvlm
 
-        from fastvlm.checkpoint import open_checkpoint
-
         mx.set_default_device(mx.cpu)
-        config = open_checkpoint(work.model).config
+        config = work.checkpoint().config
         text = config.text_config
         names = "model_type hidden_size num_hidden_layers intermediate_size num_attention_heads rms_norm_eps vocab_size num_key_value_heads"
         text_config = fastvlm.TextConfig(

@@ -31,9 +31,7 @@ def build(work: Work, dtype: str, attention: str, prepare_model: Any = None) -> 
     import torch
     from transformers import FastVlmForConditionalGeneration
 
-    from fastvlm.checkpoint import open_checkpoint
-
-    source = open_checkpoint(work.model).source.folder()
+    source = work.checkpoint().source.folder()
     kind = getattr(torch, dtype)
     model = FastVlmForConditionalGeneration.from_pretrained(source, dtype=kind, attn_implementation=attention)
     inputs = {
