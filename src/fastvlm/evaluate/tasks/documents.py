@@ -1,7 +1,7 @@
 """Documents made by code: extractive questions by ANLS, the whole text by character error rate.
 
 `heldout` is the frozen set (docs/data.md), `val` documents of other fonts, layouts and words, for looking while training.
-Options: `size` of the pictures in pixels (512), `questions` a document besides its transcription (4), `transcriptions` a document (1, or 0);
+Options: `size` of the pictures in pixels (512), `questions` a document besides its transcription (4), `transcriptions` a document (1 or 0);
 of `val` also `documents` a kind (25)
 and `kinds`, joined by commas (those of `heldout`; any other kind can be named, such as boarding_pass).
 """
