@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -549,6 +550,68 @@ def test_rows_of_like_length_give_the_padded_batchs_loss(tmp_path):
     torch.testing.assert_close(loss, padded, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient, padded_gradient, rtol=1e-4, atol=1e-5)
     assert metrics["text_accuracy"][1] == objective.count(batch)
+
+
+def test_windows_hold_the_text_that_stands_in_them():
+    """By hand: two lines of three words on a picture of 2 x 2 tokens; a letter that hangs low belongs to its line."""
+    from types import SimpleNamespace
+
+    from fastvlm.train.objectives._windows import draw_windows, window_text
+
+    def letter(x, y):
+        return [x - 2, y - 4, x + 2, y + 4]
+
+    #        a  b     c   |  d           e   f | g, low
+    places = [(10, 20), (16, 20), (40, 20), (100, 20), (20, 58), (26, 58), (32, 66)]
+    document = SimpleNamespace(
+        image=Image.new("RGB", (128, 128)),
+        boxes=np.array([letter(*place) for place in places], np.float32),
+        lines=[SimpleNamespace(text="ab c d"), SimpleNamespace(text="efg")],
+    )
+    assert window_text(document, (0, 0, 128, 128)) == "ab c d\nefg"
+    assert window_text(document, (0, 0, 64, 64)) == "ab c\nefg"
+    assert window_text(document, (64, 0, 128, 64)) == "d"
+    assert window_text(document, (0, 64, 64, 128)) == ""
+    drawn = draw_windows(document, {"1x1": 4, "2x2": 1}, random.Random(0))
+    assert sorted((numbers.tolist(), text) for numbers, text in drawn) == [
+        ([0], "ab c\nefg"), ([0, 1, 2, 3], "ab c d\nefg"), ([1], "d"),
+    ]  # fmt: skip
+
+
+def test_a_window_of_all_tokens_is_the_document(tmp_path):
+    """Reading one window of everything has the loss of reading the document, on a generated one."""
+    from fastvlm.data import documents
+    from fastvlm.train.objectives.reading import Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    model, processor = start(load_recipe(recipe))
+    made = [documents.generate(seed, kind="lines", width=128, height=128) for seed in (1, 2)]
+    whole, windows = (
+        Objective(model, processor, {"cell_weight": 0.0, **more}) for more in ({"transcription_share": 1.0}, {"windows": {"2x2": 1}})
+    )
+    for document in made:
+        question = next(qa.question for qa in document.qa if qa.kind == "transcription")
+        reading = windows._reading(document.text, 4, SimpleRandom(question))
+        torch.testing.assert_close(torch.from_numpy(reading.input_ids), torch.from_numpy(whole.prepare(document)[1].input_ids))
+    windows.load_state_dict(whole.state_dict())
+    batch = windows.collate([windows.prepare(document) for document in made])
+    assert batch["token_numbers"].tolist() == list(range(8))
+    loss, metrics = windows.loss(model, batch)
+    answers = [f"{document.text}" for document in made]
+    assert metrics["text_loss"][1] == sum(len(answer.encode()) + 1 for answer in answers) and loss.isfinite()
+
+
+class SimpleRandom:
+    """Chooses what it was given."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def choice(self, choices):
+        assert self.value in choices
+        return self.value
 
 
 def test_only_answers_are_learnt():
