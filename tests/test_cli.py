@@ -353,6 +353,7 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(vlm: EchoVLM, monkeypatch:
                 time.sleep(0.01)
             return super().__next__()
 
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
     real = vlm.stream
     monkeypatch.setattr(
         vlm, "stream", lambda messages, **options: Interrupting("a b c d") if len(messages) == 1 else real(messages, **options)
@@ -360,4 +361,4 @@ def test_ctrl_c_stops_the_answer_and_the_chat_goes_on(vlm: EchoVLM, monkeypatch:
     assert chat(monkeypatch, "count\ngo on\n") == 0
     assert capsys.readouterr().out == "a b \ngo on [0] \n"
     assert vlm.asked[0][0][1]["content"][0]["text"] == "a b "
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.signal(signal.SIGINT, handler) is signal.default_int_handler

@@ -2,9 +2,11 @@
 
 A reader trained on answers alone sees nothing for tens of thousands of pictures; the generator knows every character's box, so the tower
 can be told. Small heads, thrown away afterwards, predict a grid of cells 8 pixels high and 4 wide: from the maps of stride 16 and 32
-(stages 3 and 4), and from each final image token, which so learns to carry all that stands in its 64 x 64 pixels.
+(stages 3 and 4), from each final image token, which so learns to carry all that stands in its 64 x 64 pixels, and from what the projector
+makes of it: what is lost there, the language model cannot read.
 
-Options in the recipe: `map_weight`, `middle_weight`, `token_weight` (of the three losses; 0 leaves one out), `background_weight`.
+Options in the recipe: `map_weight`, `middle_weight`, `token_weight`, `feature_weight` (of the four losses; 0 leaves one out),
+`background_weight`.
 """
 
 from typing import Any
@@ -70,11 +72,13 @@ class Objective(nn.Module):
         self.map_weight = options.get("map_weight", 1.0)
         self.middle_weight = options.get("middle_weight", 0.0)
         self.token_weight = options.get("token_weight", 1.0)
+        self.feature_weight = options.get("feature_weight", 0.0)
         self.background_weight = options.get("background_weight", 0.1)
         dims = model.config.vision_config.embed_dims
         self.map_head = CellHead(dims[2], 16)
         self.middle_head = CellHead(dims[3], 32)
         self.token_head = CellHead(model.config.vision_config.hidden_size, 64)
+        self.feature_head = CellHead(model.config.text_config.hidden_size, 64) if self.feature_weight else None
 
     def prepare(self, document: Any) -> Any:
         if not hasattr(document, "boxes"):
@@ -99,17 +103,20 @@ class Objective(nn.Module):
         return self.loss_of(self.maps(model, batch), batch)
 
     def maps(self, model: FastVLMModel, batch: Batch) -> dict[str, Tensor]:
-        """The tower's map of stride 16 (N, C, H/16, W/16) and, where they are needed, of stride 32 and its final tokens, of stride 64."""
+        """Maps (N, C, H/s, W/s) of stride 16 and, where they are needed, of 32 and 64 (the tokens), and the projected tokens."""
         tower = model.vision_tower
         x = (batch["pixels"].permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
         x = tower.stem(x)
         for stage in tower.stages[:3]:
             x = stage(x)
         maps = {"map": x}
-        if self.middle_weight or self.token_weight:
+        if self.middle_weight or self.token_weight or self.feature_weight:
             maps["middle"] = x = tower.stages[3](x)
-        if self.token_weight:
+        if self.token_weight or self.feature_weight:
             maps["token"] = tower.final_conv(tower.stages[4](x))
+        if self.feature_head is not None:
+            features = model.multi_modal_projector(maps["token"].flatten(2).transpose(1, 2))
+            maps["feature"] = features.transpose(1, 2).unflatten(2, maps["token"].shape[2:])
         return maps
 
     def loss_of(self, maps: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Metrics]:
@@ -124,10 +131,11 @@ class Objective(nn.Module):
             "map": (self.map_weight, self.map_head),
             "middle": (self.middle_weight, self.middle_head),
             "token": (self.token_weight, self.token_head),
+            "feature": (self.feature_weight, self.feature_head),
         }
         for name, features in maps.items():
             head_weight, head = heads[name]
-            if not head_weight:
+            if head is None or not head_weight:
                 continue
             logits = head(features).float()
             loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight, reduction="sum")

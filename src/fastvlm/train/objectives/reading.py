@@ -94,8 +94,10 @@ class Objective(nn.Module):
     def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed loss of the text, and the cells' mean as if it were over as many targets."""
         maps = self.cells.maps(model, batch)
-        tokens = maps["token"].flatten(2).transpose(1, 2)
-        features = model.multi_modal_projector(tokens)
+        if "feature" in maps:
+            features = maps["feature"].flatten(2).transpose(1, 2)
+        else:
+            features = model.multi_modal_projector(maps["token"].flatten(2).transpose(1, 2))
         if "token_numbers" in batch:
             features = features.flatten(0, 1)[batch["token_numbers"]]
         text_loss, text_metrics = self.text.loss_of(model, batch, features)
