@@ -100,6 +100,6 @@ def _quiet() -> Iterator[Any]:
         raise BundleError('quantising needs nncf, which is not installed: pip install "fastvlm[torch]"')
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would mute the handlers of the whole process
     with contextlib.redirect_stdout(io.StringIO()):
         yield nncf
