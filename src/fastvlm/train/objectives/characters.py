@@ -137,6 +137,8 @@ class Objective(nn.Module):
             head_weight, head = heads[name]
             if head is None or not head_weight:
                 continue
+            if name == "feature":  # as the language model's first norm leaves it
+                features = features / features.square().mean(1, keepdim=True).add(1e-6).sqrt()
             logits = head(features).float()
             loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight, reduction="sum")
             right = (logits.argmax(-1) == targets) & is_character
