@@ -13,6 +13,7 @@ from fastvlm.runtimes import RuntimeUnavailableError, choose_runtime, default_th
 from fastvlm.runtimes import torch as torch_plugin
 from fastvlm.runtimes._lora import AdapterError, merge_adapter
 from fastvlm.runtimes.torch import TorchRuntime
+from prompt_rows import make_prompt, make_rows
 
 VOCAB_SIZE, IMAGE_TOKEN_ID = 128, 127
 QWEN2 = {
@@ -58,16 +59,7 @@ def runtime(request: pytest.FixtureRequest) -> TorchRuntime:
     return TorchRuntime(tiny_model(request.param))
 
 
-def prompt(length: int, images: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Random ids with `images` runs of 4 placeholders, and as many random features."""
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(0, IMAGE_TOKEN_ID, length)
-    for i in range(images):
-        ids[2 + 6 * i : 6 + 6 * i] = IMAGE_TOKEN_ID
-    return ids, rng.standard_normal((4 * images, 32)).astype(np.float32) if images else None
-
-
-ROWS = [prompt(9, 1, 1), prompt(17, 2, 2), prompt(1, 0, 3), prompt(12, 0, 4)]
+ROWS = make_rows(IMAGE_TOKEN_ID)
 
 
 def uncached_logits(runtime: TorchRuntime, ids: np.ndarray, features: np.ndarray | None) -> np.ndarray:
@@ -106,7 +98,7 @@ def test_rows_can_be_dropped_repeated_and_swapped(runtime: TorchRuntime) -> None
 
 
 def test_a_cache_takes_more_text_and_images(runtime: TorchRuntime) -> None:
-    first, second = prompt(9, 1, 6), prompt(14, 2, 7)
+    first, second = make_prompt(9, 1, 6, IMAGE_TOKEN_ID), make_prompt(14, 2, 7, IMAGE_TOKEN_ID)
     expected = uncached_logits(runtime, np.concatenate((first[0], second[0])), np.concatenate((first[1], second[1])))
     _, cache = runtime.prefill([first[0]], [first[1]])
     logits, cache = runtime.prefill([second[0]], [second[1]], cache)
@@ -114,7 +106,7 @@ def test_a_cache_takes_more_text_and_images(runtime: TorchRuntime) -> None:
 
 
 def test_a_trimmed_cache_forgets(runtime: TorchRuntime) -> None:
-    ids, features = prompt(15, 1, 8)
+    ids, features = make_prompt(15, 1, 8, IMAGE_TOKEN_ID)
     _, cache = runtime.prefill([ids], [features])
     runtime.decode(np.array([3]), cache)
     try:

@@ -16,6 +16,7 @@ from fastvlm.plugins import load_plugin
 from fastvlm.processor import Processor
 from fastvlm.runtimes import Runtime, load_runtime
 from fastvlm.tokenizer import Tokenizer
+from prompt_rows import make_prompt, make_rows
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -57,16 +58,7 @@ def runtimes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return load_runtime(name, bundle, threads=1), load_runtime("torch", checkpoint, dtype="float32", threads=1)
 
 
-def prompt(length: int, images: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Random ids with `images` runs of 4 placeholders, and as many random features."""
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(0, IMAGE_TOKEN_ID, length)
-    for i in range(images):
-        ids[2 + 6 * i : 6 + 6 * i] = IMAGE_TOKEN_ID
-    return ids, rng.standard_normal((4 * images, 32)).astype(np.float32) if images else None
-
-
-ROWS = [prompt(9, 1, 1), prompt(17, 2, 2), prompt(1, 0, 3), prompt(12, 0, 4)]
+ROWS = make_rows(IMAGE_TOKEN_ID)
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
@@ -99,7 +91,7 @@ def test_rows_are_dropped_repeated_and_swapped_alike(runtimes: tuple[Runtime, Ru
 
 
 def test_appending_and_trimming_are_alike(runtimes: tuple[Runtime, Runtime]) -> None:
-    first, second = prompt(15, 1, 6), prompt(14, 2, 7)
+    first, second = make_prompt(15, 1, 6, IMAGE_TOKEN_ID), make_prompt(14, 2, 7, IMAGE_TOKEN_ID)
     steps = []
     for runtime in runtimes:
         logits, cache = runtime.prefill([first[0]], [first[1]])
