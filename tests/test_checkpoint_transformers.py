@@ -38,6 +38,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": dict(model_type="gpt2", tie_word_embeddings=False),  # n_embd, n_head, n_positions
     "phi": dict(model_type="phi", tie_word_embeddings=False),  # its own head has a bias, FastVlm's has none
     "gemma2": dict(model_type="gemma2", head_dim=8, query_pre_attn_scalar=8, sliding_window=8, final_logit_softcapping=None),
+    "mixtral": dict(model_type="mixtral", num_local_experts=4),  # its experts are stored one by one and computed as one tensor
+    "qwen2_moe": dict(model_type="qwen2_moe", num_experts=4, moe_intermediate_size=24, shared_expert_intermediate_size=40),
 }
 
 

@@ -124,8 +124,7 @@ class Checkpoint:
         torch_device = _device(device)
         target = self._target_dtype(dtype, torch_device)
         model = self.empty_model()
-        expected = model.state_dict()
-        aliases = aliases_of(model)
+        expected, aliases = stored_state(model), aliases_of(model)
         self._check(expected, aliases)
         self._check_memory(target, torch_device)
         state = {}
@@ -137,6 +136,8 @@ class Checkpoint:
                 state[name] = torch.zeros_like(value, device=torch_device)
         for name, original in aliases.items():
             state[name] = state[original]
+        if model.foreign is not None:
+            state = model.foreign.computed_state(state)
         model.load_state_dict(state, strict=True, assign=True)
         for name, original in aliases.items():  # assigned as two parameters; make them one again
             _set_parameter(model, name, model.get_parameter(original))
@@ -206,7 +207,7 @@ class Checkpoint:
     def check_tensors(self) -> None:
         """Compare every name and shape with the model that the config describes; `CheckpointError` on the first difference."""
         model = self.empty_model()
-        self._check(model.state_dict(), aliases_of(model))
+        self._check(stored_state(model), aliases_of(model))
 
     def close(self) -> None:
         self.store.close()
@@ -490,6 +491,11 @@ def _is_fast(dtype: str, device: "torch.device") -> bool:
     if device.type == "cuda":
         return dtype == "float16" or torch.cuda.is_bf16_supported(including_emulation=False)
     return dtype == "bfloat16" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def stored_state(model: "FastVLMModel") -> "dict[str, torch.Tensor]":
+    """The tensors of a model that a checkpoint holds, by our names; only some foreign language models are stored otherwise than computed."""
+    return model.state_dict() if model.foreign is None else model.foreign.stored_state(model.state_dict())
 
 
 def aliases_of(model: "torch.nn.Module") -> dict[str, str]:

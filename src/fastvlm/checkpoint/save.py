@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvlm.checkpoint.checkpoint import APPLE_LICENSE, UNLIMITED_LENGTH, Checkpoint, aliases_of
+from fastvlm.checkpoint.checkpoint import APPLE_LICENSE, UNLIMITED_LENGTH, Checkpoint, aliases_of, stored_state
 from fastvlm.checkpoint.errors import CheckpointError
 from fastvlm.checkpoint.keymap import NATIVE
 from fastvlm.checkpoint.safetensors_file import ITEM_BYTES, TORCH_NAMES, SafetensorsWriter, safetensors_dtype
@@ -105,7 +105,7 @@ def save_generated(
     from fastvlm.model.fastvlm import FastVLMModel
 
     with torch.device("meta"):
-        state = FastVLMModel(config).state_dict()
+        state = stored_state(FastVLMModel(config))
     stored = {name: "I64" if not value.is_floating_point() else _stored_dtype(dtype) for name, value in state.items()}
     tensors = [
         _Tensor(_native_name(name), stored[name] or "", shape, lambda name=name, shape=shape: make(name, shape))  # type: ignore[misc]
@@ -174,7 +174,7 @@ def _from_model(model: "FastVLMModel", dtype: str | None) -> list[_Tensor]:
         raise CheckpointError("the model's vision tower has been folded, which cannot be undone; save it before fold(), or load it again")
     aliases = aliases_of(model)
     tensors = []
-    for name, value in model.state_dict().items():
+    for name, value in stored_state(model).items():
         if name in aliases:
             continue
         stored = safetensors_dtype(value.dtype)

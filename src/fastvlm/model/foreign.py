@@ -71,6 +71,39 @@ class ForeignDecoder:
     def input_embeddings(self) -> nn.Module:
         return self.causal_lm.get_input_embeddings()
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether transformers stores other tensors than it computes with: a mixture of experts is stored expert by expert."""
+        return any(type(entry).__name__ == "WeightConverter" for entry in _conversions(self.causal_lm))
+
+    def stored_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a `FastVLMModel`, under the names and in the shapes in which transformers stores them."""
+        if not self.is_converted:
+            return state
+        from transformers.core_model_loading import revert_weight_conversion
+
+        mine, others = self._split(state)
+        return {**others, **self._renamed(revert_weight_conversion(self.causal_lm, mine), from_theirs=True)}
+
+    def computed_state(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The reverse of `stored_state`."""
+        if not self.is_converted:
+            return stored
+        mine, others = self._split(stored)
+        dtype = next(value.dtype for value in mine.values() if value.is_floating_point())
+        loaded = type(self.causal_lm).from_pretrained(None, config=self.causal_lm.config, state_dict=mine, dtype=dtype)
+        return {**others, **self._renamed(loaded.state_dict(), from_theirs=True)}
+
+    def _split(self, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What belongs to the language model, under the names of `causal_lm`, and the rest under ours."""
+        mine = {name: value for name, value in state.items() if name.startswith(("language_model.", "lm_head."))}
+        return self._renamed(mine, from_theirs=False), {name: value for name, value in state.items() if name not in mine}
+
+    def _renamed(self, state: dict[str, Tensor], *, from_theirs: bool) -> dict[str, Tensor]:
+        ours, theirs = "language_model.", f"{self.causal_lm.base_model_prefix}."
+        old, new = (theirs, ours) if from_theirs else (ours, theirs)
+        return {new + name.removeprefix(old) if name.startswith(old) else name: value for name, value in state.items()}
+
     def new_cache(self, batch_size: int) -> ForeignCache:
         from transformers import DynamicCache
 
@@ -94,6 +127,12 @@ class ForeignDecoder:
             arguments["logits_to_keep"] = 1
         logits = self.causal_lm(**arguments).logits
         return logits[:, -1:] if last_only else logits
+
+
+def _conversions(model: Any) -> list[Any]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    return list(get_model_conversion_mapping(model, add_legacy=False))
 
 
 def _accepts(module: nn.Module, argument: str) -> bool:

@@ -44,6 +44,13 @@ def shard(module: nn.Module) -> None:
     fully_shard(module, mesh=mesh)
 
 
+def rank_and_processes() -> tuple[int, int]:
+    """The number of this process, and of how many."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; itself when there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -27,6 +27,7 @@ from fastvlm.train.data import BatchSource
 from fastvlm.train.depthwise import keep_depthwise_in_float32
 from fastvlm.train.distributed import max_over_processes, shard, sum_over_processes
 from fastvlm.train.lora import add_lora
+from fastvlm.train.muon import Muon
 from fastvlm.train.objectives import Batch, Metrics
 from fastvlm.train.recipe import PARTS, Recipe, RecipeError, Stage
 from fastvlm.train.report import Report
@@ -109,11 +110,15 @@ def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any
         parameters = list(dict.fromkeys(p for _, p in named if p.requires_grad or not rate))
         if rate > 0 and parameters:
             # biases, norms and layer scales are not weights of a map: decaying them shrinks the signal
-            is_map = [p.squeeze().dim() > 1 for p in parameters]
-            for decayed in (True, False):
-                chosen = [p for p, flag in zip(parameters, is_map, strict=True) if flag is decayed]
+            is_map = {p: p.squeeze().dim() > 1 for p in parameters}
+            # embeddings, heads and depthwise kernels are no matrices from one space to another
+            embeddings = {p for member in modules for m in member.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+            is_matrix = {p: stage.optimizer == "muon" and part in PARTS and p.squeeze().dim() == 2 and p not in embeddings for p in parameters}
+            for decayed, orthogonal in ((True, True), (True, False), (False, False)):
+                chosen = [p for p in parameters if is_map[p] is decayed and is_matrix[p] is orthogonal]
+                decay = stage.weight_decay if decayed else 0.0
                 if chosen:
-                    groups.append({"params": chosen, "peak": rate, "weight_decay": stage.weight_decay if decayed else 0.0})
+                    groups.append({"params": chosen, "peak": rate, "weight_decay": decay, "orthogonal": orthogonal})
         total = sum(p.numel() for p in parameters)
         if total:
             logger.info("stage %s: %s %s, %.2f M parameters", stage.name, part, f"learns at {rate:g}" if rate else "frozen", total / 1e6)
@@ -193,7 +198,7 @@ def run_stage(
         wrapped: nn.Module = module
     else:
         wrapped = accelerator.prepare_model(module)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=not options.sharded)
+    optimizer = Muon(groups, lr=0.0, betas=stage.betas, fused=not options.sharded)
     first_step, ema = 0, {}
     if stage.ema_decay:
         ema = {f"model.{name}": value.detach().clone() for name, value in model.state_dict().items() if value.is_floating_point()}

@@ -56,6 +56,7 @@ class Stage:
     schedule: str = "cosine"
     final_learning_rate: float = 0.0  # where the schedule ends, as a share of the peak
     warmup_samples: int = 0
+    optimizer: str = "adamw"  # or muon, for weight matrices; all else learns by AdamW
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = 1.0
@@ -73,6 +74,8 @@ class Stage:
             raise RecipeError(f"stage {self.name!r}: learning_rate names {', '.join(unknown)}; parts are {', '.join(PARTS)}")
         if self.schedule not in SCHEDULES:
             raise RecipeError(f"stage {self.name!r}: schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise RecipeError(f"stage {self.name!r}: optimizer is {self.optimizer!r}; expected adamw or muon")
         if self.precision not in ("float32", "bfloat16"):
             raise RecipeError(f"stage {self.name!r}: precision is {self.precision!r}; expected float32 or bfloat16")
         if self.samples <= 0 or self.batch_size <= 0:

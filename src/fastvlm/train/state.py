@@ -97,12 +97,13 @@ def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optim
     for name, value in load_file(folder / "optimizer.safetensors").items():
         owner, _, key = name.rpartition("|")
         state.setdefault(owner, {})[key] = value
+    matrices = {p for group in optimizer.param_groups if group.get("orthogonal") for p in group["params"]}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and name not in state:
-            # No gradient has reached it yet (a head of weight 0, a stage of the tower above the loss), so AdamW has not begun with it:
-            # this is what it begins with. torch refuses a state that says nothing about a parameter that learns.
-            zeros = torch.zeros(parameter.shape, dtype=parameter.dtype)
-            state[name] = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            # No gradient has reached it yet (a head of weight 0, a stage of the tower above the loss), so the optimizer has not begun with
+            # it: this is what it begins with. torch refuses a state that says nothing about a parameter that learns.
+            keys = ("momentum",) if parameter in matrices else ("exp_avg", "exp_avg_sq")
+            state[name] = {"step": torch.tensor(0.0), **{key: torch.zeros(parameter.shape, dtype=parameter.dtype) for key in keys}}
     whole: Any = {"state": state, "param_groups": groups}
     set_optimizer_state_dict(module, optimizer, whole, options=_FULL)
     states: Any = optimizer.state
