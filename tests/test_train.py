@@ -145,14 +145,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path):
     assert expected[-1]["loss"] < expected[0]["loss"]
 
 
-def test_a_state_without_moments_goes_on_exactly(tmp_path):
-    """What no gradient has reached yet has no moments in AdamW. It starts when a gradient comes, as in the unstopped run."""
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_a_state_without_moments_goes_on_exactly(tmp_path, orthogonal):
+    """What no gradient has reached yet has no moments. It starts when a gradient comes, as in the unstopped run."""
+    from fastvlm.train.muon import Muon
     from fastvlm.train.state import load_optimizer, save_state
 
     def fresh() -> tuple[torch.nn.ModuleDict, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        module = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 1), "idle": torch.nn.Linear(3, 1)})
-        return module, torch.optim.AdamW(module.parameters(), lr=0.1, fused=True)
+        module = torch.nn.ModuleDict({"used": torch.nn.Linear(3, 2), "idle": torch.nn.Linear(3, 2)})
+        weights, biases = ([p for p in module.parameters() if p.dim() == dims] for dims in (2, 1))
+        return module, Muon([{"params": weights, "orthogonal": orthogonal}, {"params": biases}], lr=0.1, fused=True)
 
     def step(module, optimizer, names):
         sum(module[name](torch.ones(3)).square().sum() for name in names).backward()
@@ -221,6 +224,43 @@ def test_processes_and_parts_change_nothing(tmp_path):
         actual = rows(tmp_path / name / "1-answer" / "metrics.jsonl")
         for row, other in zip(expected, actual, strict=True):
             assert other == pytest.approx(row, rel=2e-4), name
+
+
+def test_muon_shares_its_work_among_processes(tmp_path):
+    recipe = tmp_path / "muon.yaml"
+    recipe.write_text(frozen_tower().replace("batch_size: 4", "batch_size: 4\n    optimizer: muon"))
+    for count in (1, 2):
+        run_processes(count, recipe, tmp_path / str(count))
+    one, two = (rows(tmp_path / str(count) / "1-answer" / "metrics.jsonl") for count in (1, 2))
+    assert one[-1]["loss"] < one[0]["loss"] - 0.1
+    for row, other in zip(one, two, strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], rel=5e-3)  # sums in another order, then rounded to bfloat16
+
+
+def test_muon_moves_matrices_by_their_orthogonal_momentum():
+    """Two steps against the formula with an exact singular value decomposition; a bias moves as AdamW moves it."""
+    from fastvlm.train.muon import ADAM_RMS, MOMENTUM, Muon
+
+    generator = torch.Generator().manual_seed(0)
+    start, bias = torch.randn(24, 40, generator=generator), torch.randn(24, generator=generator)
+    gradients = [torch.randn(24, 40, generator=generator) * torch.logspace(0, -2, 40) for _ in range(2)]
+    matrix, conv, moved, adam = (torch.nn.Parameter(t.clone()) for t in (start, start[..., None, None], bias, bias))
+    muon = Muon([{"params": [matrix, conv], "orthogonal": True}, {"params": [moved]}], lr=0.1, weight_decay=0.5)
+    adamw = torch.optim.AdamW([adam], lr=0.1, weight_decay=0.5)
+    expected, momentum = start.clone(), torch.zeros(24, 40)
+    for gradient in gradients:
+        matrix.grad, conv.grad = gradient.clone(), gradient[..., None, None].clone()
+        moved.grad, adam.grad = bias.clone(), bias.clone()
+        muon.step()
+        adamw.step()
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        u, _, v = torch.linalg.svd(MOMENTUM * momentum + (1 - MOMENTUM) * gradient, full_matrices=False)
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * ADAM_RMS * 40**0.5 * u @ v
+    assert torch.equal(moved, adam)
+    assert torch.equal(conv.flatten(1), matrix)
+    step, wanted = (value - start for value in (matrix.detach(), expected))
+    assert torch.nn.functional.cosine_similarity(step.flatten(), wanted.flatten(), dim=0) > 0.99
+    assert step.norm() == pytest.approx(wanted.norm().item(), rel=0.1)
 
 
 @pytest.mark.slow

@@ -494,7 +494,7 @@ def _is_fast(dtype: str, device: "torch.device") -> bool:
 
 
 def stored_state(model: "FastVLMModel") -> "dict[str, torch.Tensor]":
-    """The tensors of a model that a checkpoint holds, by our names; only some foreign language models are stored otherwise than computed."""
+    """The tensors of a model that a checkpoint holds, by our names; some foreign language models are stored otherwise than computed."""
     return model.state_dict() if model.foreign is None else model.foreign.stored_state(model.state_dict())
 
 

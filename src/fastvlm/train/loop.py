@@ -112,8 +112,9 @@ def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any
             # biases, norms and layer scales are not weights of a map: decaying them shrinks the signal
             is_map = {p: p.squeeze().dim() > 1 for p in parameters}
             # embeddings, heads and depthwise kernels are no matrices from one space to another
-            embeddings = {p for member in modules for m in member.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-            is_matrix = {p: stage.optimizer == "muon" and part in PARTS and p.squeeze().dim() == 2 and p not in embeddings for p in parameters}
+            tables = {p for member in modules for table in member.modules() if isinstance(table, nn.Embedding) for p in table.parameters()}
+            learns_by_muon = stage.optimizer == "muon" and part in PARTS
+            is_matrix = {p: learns_by_muon and p.squeeze().dim() == 2 and p not in tables for p in parameters}
             for decayed, orthogonal in ((True, True), (True, False), (False, False)):
                 chosen = [p for p in parameters if is_map[p] is decayed and is_matrix[p] is orthogonal]
                 decay = stage.weight_decay if decayed else 0.0
@@ -170,6 +171,8 @@ def run_stage(
     from accelerate.utils import DistributedDataParallelKwargs
 
     options = options or RunOptions()
+    if options.sharded and stage.optimizer == "muon":
+        raise RecipeError(f"stage {stage.name!r}: optimizer muon needs whole matrices, and --sharded splits them; use adamw")
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
