@@ -388,7 +388,7 @@ def test_scaling_names_the_papers_claim():
         (["ttft", "--max-new-tokens", "1"], "the time of a token needs at least two"),
         (["ttft", "--peers", "llama"], "invalid choice: 'llama'"),
         (["scaling", "--onevision", "1000"], "--onevision has 1000; expected multiples of 384"),
-        (["scaling", "--resolutions", "100"], "--resolutions has 100; expected multiples of 64"),
+        (["scaling", "--resolutions", "100"], "--resolutions: '100' is no multiple of 64"),
     ],
 )
 def test_wrong_use(arguments, message, capsys):

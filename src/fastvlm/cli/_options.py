@@ -31,7 +31,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_positive_int, metavar="N", help="CPU threads (default: physical cores within the container's limit)"
     )
     group.add_argument(
-        "--resolution", type=_side, metavar="PX",
+        "--resolution", type=side_px, metavar="PX",
         help="side that pictures are brought to, a multiple of 64; a picture costs (PX / 64)^2 tokens (default: the checkpoint's)",
     )  # fmt: skip
     group.add_argument(
@@ -99,7 +99,7 @@ def text_message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
-def _side(text: str) -> int:
+def side_px(text: str) -> int:
     if not text.isdecimal() or int(text) < 1 or int(text) % PATCH_SIZE:
         raise argparse.ArgumentTypeError(f"{text!r} is no multiple of {PATCH_SIZE}")
     return int(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastvlm.cli import UsageError
-from fastvlm.cli._options import add_model_options
+from fastvlm.cli._options import add_model_options, side_px
 from fastvlm.plugins import list_plugins
 
 HELP = "measure the time to the first token, against other programs and against the hardware"
@@ -45,7 +45,7 @@ def register(parser: argparse.ArgumentParser) -> None:
         "--sizes", nargs="+", choices=SHAPES, default=["0.5b", "1.5b", "7b"], help="models of random weights (default: all three)"
     )
     scaling.add_argument(
-        "--resolutions", nargs="+", type=int, default=[256, 512, 768, 1024, 1536, 2048], metavar="PX",
+        "--resolutions", nargs="+", type=side_px, default=[256, 512, 768, 1024, 1536, 2048], metavar="PX",
         help="multiples of 64, default: 256 to 2048",
     )  # fmt: skip
     scaling.add_argument(
@@ -112,8 +112,6 @@ def _scaling(args: argparse.Namespace) -> int:
 
     if wrong := [side for side in args.onevision if side < 384 or side % 384 or side > 6 * 384]:
         raise UsageError(f"--onevision has {wrong[0]}; expected multiples of 384 up to 2304")
-    if wrong := [side for side in args.resolutions if side < 64 or side % 64]:
-        raise UsageError(f"--resolutions has {wrong[0]}; expected multiples of 64")
     models = {size: str(_random(size, args.cache)) for size in args.sizes}
     files = _Files(args, "scaling", scaling.render)
     result = scaling.measure(
