@@ -83,6 +83,20 @@ def test_text_that_would_leave_the_page_is_refused():
         page.text(10, 3, "too high", page.style(1.0))
 
 
+def test_a_letter_that_hinting_leaves_without_ink_is_drawn_in_another_font(monkeypatch: pytest.MonkeyPatch):
+    page = canvas.Page(256, 256, random.Random(1), split="train", x_height_px=(6, 12))
+    style = page.style(1.0)
+    drawn = canvas.Strike.glyph
+
+    def without_hyphen(self: canvas.Strike, character: str, quarters: int = 0) -> tuple:
+        return (None, 0, 0, 0, 0) if character == "-" and self is not fallback else drawn(self, character, quarters)
+
+    fallback = canvas.strike(page._fallback, page._raster(style)[0])
+    monkeypatch.setattr(canvas.Strike, "glyph", without_hyphen)
+    page.text(20, 50, "a - b", style)
+    assert page.ground_truth().chars == "a-b"
+
+
 def test_x_height_is_what_was_asked_for():
     low, high = 7.0, 9.0
     for seed in range(12):

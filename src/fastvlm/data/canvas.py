@@ -339,6 +339,8 @@ class Page:
             position = shift + pen * scale
             quarters = round(position * 4) if self.places_by_quarters else round(position) * 4
             mask, glyph_left, glyph_top, glyph_width, glyph_height = glyphs.glyph(character, quarters % 4)
+            if mask is None and not character.isspace():  # a thin stroke, hinted away at this size
+                mask, glyph_left, glyph_top, glyph_width, glyph_height = strike(self._fallback, drawn).glyph(character, quarters % 4)
             if mask is None:
                 continue
             u = quarters // 4 + glyph_left
