@@ -66,6 +66,21 @@ def test_console_blocks_print_what_they_show(page, command, shown, tmp_path):
     assert matches(process.stdout, shown), process.stdout
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_demo(tmp_path):
+    """The README's first command, with an environment that is installed already."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "python").symlink_to(sys.executable)
+    (programs / "fastvlm").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m fastvlm "$@"\n')
+    (programs / "fastvlm").chmod(0o755)
+    (tmp_path / ".installed").touch()
+    process = subprocess.run(["make", "demo", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    if not (ROOT / "src" / "fastvlm" / "models" / "nano").exists():
+        assert "usage: fastvlm predict" in process.stdout
+
+
 @pytest.mark.parametrize(("page", "command"), commands(), ids=lambda value: value[:60])
 def test_commands_are_right_use(page, command, monkeypatch, capsys):
     """Parsed by the real parser; only the work itself is left out."""
