@@ -134,7 +134,7 @@ def test_smoke_shows_the_loss_falling(tmp_path):
     command = [sys.executable, "-m", "fastvlm", "train", str(RECIPES / "nano" / "smoke.yaml"), "--out", str(tmp_path / "run")]
     subprocess.run([*command, "--log-every", "2"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=1800)
     folders = sorted((tmp_path / "run").glob("[0-9]-*"))
-    assert [folder.name for folder in folders] == ["1-characters", "2-tokens", "3-read-small", "4-documents"]
+    assert [folder.name for folder in folders] == ["1-characters", "2-tokens", "3-windows", "4-documents"]
     for folder in folders:
         log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         losses = [row.get("text_loss", row.get("loss")) for row in log if "loss" in row]

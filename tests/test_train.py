@@ -239,7 +239,7 @@ def test_muon_shares_its_work_among_processes(tmp_path):
 
 def test_muon_moves_matrices_by_their_orthogonal_momentum():
     """Two steps against the formula with an exact singular value decomposition; a bias moves as AdamW moves it."""
-    from fastvlm.train.muon import ADAM_RMS, MOMENTUM, Muon
+    from fastvlm.train.muon import MOMENTUM, STEP_RMS, Muon
 
     generator = torch.Generator().manual_seed(0)
     start, bias = torch.randn(24, 40, generator=generator), torch.randn(24, generator=generator)
@@ -255,7 +255,7 @@ def test_muon_moves_matrices_by_their_orthogonal_momentum():
         adamw.step()
         momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
         u, _, v = torch.linalg.svd(MOMENTUM * momentum + (1 - MOMENTUM) * gradient, full_matrices=False)
-        expected = expected * (1 - 0.1 * 0.5) - 0.1 * ADAM_RMS * 40**0.5 * u @ v
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * STEP_RMS * 40**0.5 * u @ v
     assert torch.equal(moved, adam)
     assert torch.equal(conv.flatten(1), matrix)
     step, wanted = (value - start for value in (matrix.detach(), expected))
