@@ -74,7 +74,10 @@ class ForeignDecoder:
     @property
     def is_converted(self) -> bool:
         """Whether transformers stores other tensors than it computes with: a mixture of experts is stored expert by expert."""
-        return any(type(entry).__name__ == "WeightConverter" for entry in _conversions(self.causal_lm))
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter
+
+        return any(isinstance(entry, WeightConverter) for entry in get_model_conversion_mapping(self.causal_lm, add_legacy=False))
 
     def stored_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a `FastVLMModel`, under the names and in the shapes in which transformers stores them."""
@@ -127,12 +130,6 @@ class ForeignDecoder:
             arguments["logits_to_keep"] = 1
         logits = self.causal_lm(**arguments).logits
         return logits[:, -1:] if last_only else logits
-
-
-def _conversions(model: Any) -> list[Any]:
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    return list(get_model_conversion_mapping(model, add_legacy=False))
 
 
 def _accepts(module: nn.Module, argument: str) -> bool:

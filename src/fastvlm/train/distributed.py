@@ -53,7 +53,7 @@ def rank_and_processes() -> tuple[int, int]:
 
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes; itself when there is one."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if rank_and_processes()[1] > 1:
         value = value.clone()
         torch.distributed.all_reduce(value)
     return value
@@ -61,7 +61,7 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 def max_over_processes(value: int) -> int:
     """The largest of all processes' values."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if rank_and_processes()[1] > 1:
         tensor = torch.tensor(value)
         torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
         return int(tensor)

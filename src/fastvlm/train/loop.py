@@ -201,6 +201,7 @@ def run_stage(
         wrapped: nn.Module = module
     else:
         wrapped = accelerator.prepare_model(module)
+    # AdamW where no group is orthogonal
     optimizer = Muon(groups, lr=0.0, betas=stage.betas, fused=not options.sharded)
     first_step, ema = 0, {}
     if stage.ema_decay:

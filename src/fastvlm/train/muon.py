@@ -32,6 +32,12 @@ class Muon(torch.optim.AdamW):
     Each process makes a share of the matrices orthogonal. Parameters must be whole on every process, not sharded.
     """
 
+    @staticmethod
+    def first_state(parameter: Tensor, orthogonal: bool) -> dict[str, Tensor]:
+        """What a parameter begins with when its first gradient comes."""
+        moments = ("momentum",) if orthogonal else ("exp_avg", "exp_avg_sq")
+        return {"step": torch.tensor(0.0), **{name: torch.zeros_like(parameter) for name in moments}}
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         groups = [group for group in self.param_groups if group.get("orthogonal")]
@@ -54,10 +60,7 @@ class Muon(torch.optim.AdamW):
         directions = []
         for index, p in enumerate(parameters):
             assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                state["momentum"] = torch.zeros_like(p)
+            state = self.state[p] = self.state[p] or self.first_state(p, orthogonal=True)
             state["step"] += 1
             momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             ahead = p.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from fastvlm.runtimes._lora import merge_adapter
 from fastvlm.train.lora import save_adapter, split_tensors
+from fastvlm.train.muon import Muon
 from fastvlm.train.recipe import Lora
 
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -102,8 +103,7 @@ def load_optimizer(folder: Path, module: nn.Module, optimizer: torch.optim.Optim
         if parameter.requires_grad and name not in state:
             # No gradient has reached it yet (a head of weight 0, a stage of the tower above the loss), so the optimizer has not begun with
             # it: this is what it begins with. torch refuses a state that says nothing about a parameter that learns.
-            keys = ("momentum",) if parameter in matrices else ("exp_avg", "exp_avg_sq")
-            state[name] = {"step": torch.tensor(0.0), **{key: torch.zeros(parameter.shape, dtype=parameter.dtype) for key in keys}}
+            state[name] = Muon.first_state(torch.empty(parameter.shape, dtype=parameter.dtype), parameter in matrices)
     whole: Any = {"state": state, "param_groups": groups}
     set_optimizer_state_dict(module, optimizer, whole, options=_FULL)
     states: Any = optimizer.state
