@@ -197,6 +197,12 @@ def test_predict_reads_standard_input(vlm: EchoVLM, picture: str, monkeypatch: p
     assert "standard input is empty" in capsys.readouterr().err
 
 
+def test_a_picture_that_is_not_there_costs_no_loading(vlm: EchoVLM, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["predict", "--image", str(tmp_path / "no.png"), "--prompt", "P"]) == 1
+    assert "no such picture" in capsys.readouterr().err
+    assert vlm.loaded_with == ((), {})
+
+
 WRONG_USE = [
     "--image - --prompt -",
     "--image - --image - --prompt P",

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastvlm.cli import UsageError
@@ -69,6 +70,11 @@ def _messages(args: argparse.Namespace) -> list[dict[str, Any]]:
     images = [sys.stdin.buffer.read() if image == "-" else image for image in args.image]
     if any(image == b"" for image in images):
         raise ValueError("standard input is empty; expected the bytes of a picture")
+    for image in images:
+        if isinstance(image, str) and not Path(image).is_file():
+            from fastvlm.image_io import load_image
+
+            load_image(image)  # says what is wrong, before the time that loading a model takes
     question = text_message("user", prompt)
     question["content"] = [{"type": "image", "image": image} for image in images] + question["content"]
     return [question] if args.system is None else [text_message("system", args.system), question]
