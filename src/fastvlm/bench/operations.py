@@ -32,8 +32,7 @@ def count_operations(config: FastVLMConfig, *, image_side: int, prompt_tokens: i
             features = model.encode_images(torch.empty(num_tiles, 3, image_side, image_side))
         embeds = torch.empty(1, prompt_tokens, features.shape[-1])
         with FlopCounterMode(display=False) as prefill:
-            hidden = model.language_model(embeds, None, None)
-            model.head(hidden[:, -1:])
+            model.head(model.language_model(embeds, last_only=True))
     text = config.text_config
     decoder = sum(parameter.numel() for parameter in model.language_model.parameters())
     # A step reads every layer and the head: the embedding where the two are tied, else as many bytes in its place.

@@ -53,22 +53,13 @@ class Prologue(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, layer: DecoderLayer):
+    def __init__(self, layer: DecoderLayer, last_only: bool):
         super().__init__()
-        self.layer = layer
+        self.layer, self.last_only = layer, last_only
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         cache: Any = TracedCache(keys, values)
-        return self.layer(x, cos, sin, mask, cache), cache.keys, cache.values
-
-
-class _LastPosition(nn.Module):
-    def __init__(self, head: nn.Module):
-        super().__init__()
-        self.head = head
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.head(hidden[:, -1:])
+        return self.layer(x, cos, sin, mask, cache, self.last_only), cache.keys, cache.values
 
 
 class DecoderGraph:
@@ -103,7 +94,7 @@ class DecoderGraph:
         self._cos, self._sin, self._masks = cos, sin, dict(zip(self._windows, masks, strict=True))
 
     def add_layer(self, layer: DecoderLayer, compress: Compress) -> None:
-        """The next layer, in order."""
+        """The next layer, in order. The last one gives the last position only: no other's logits are wanted."""
         from openvino import opset13 as ops
 
         config = self._config
@@ -116,7 +107,8 @@ class DecoderGraph:
         )  # fmt: skip
         kv = [-1, kv_heads, -1, width]
         shapes = [[-1, -1, config.hidden_size], [-1, -1, width], [-1, -1, width], [-1, 1, -1, -1], kv, kv]
-        piece = compress(trace(_Layer(layer), example, shapes))
+        is_last = self._num_layers == config.num_hidden_layers - 1
+        piece = compress(trace(_Layer(layer, is_last), example, shapes))
         names = [f"{part}.{self._num_layers}" for part in ("keys", "values")]
         past = [ops.gather(self._state(name), self._inputs["beam_idx"], 0).output(0) for name in names]
         self._hidden, *present = self._attach(piece, [self._hidden, self._cos, self._sin, self._masks[window], *past])
@@ -124,12 +116,12 @@ class DecoderGraph:
         self._num_layers += 1
 
     def finish(self, head: nn.Module, compress: Compress) -> "ov.Model":
-        """The whole model. `head`: hidden states (B, S, D) -> logits (B, S, V); it is given the last position only."""
+        """The whole model. `head`: hidden states (B, 1, D) of the last position -> logits (B, 1, V)."""
         import openvino as ov
         from openvino import opset13 as ops
 
         size = self._config.hidden_size
-        piece = compress(trace(_LastPosition(head), (torch.zeros(2, 3, size),), [[-1, -1, size]]))
+        piece = compress(trace(head, (torch.zeros(2, 1, size),), [[-1, 1, size]]))
         (logits,) = self._attach(piece, [self._hidden])
         logits.set_names({"logits"})
         model = ov.Model([ops.result(logits)], self._assigns, list(self._inputs.values()), "language_model")

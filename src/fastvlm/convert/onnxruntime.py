@@ -36,9 +36,10 @@ class _Language(nn.Module):
         hidden, present = inputs_embeds, []
         for number, (layer, window) in enumerate(zip(self.layers, self.windows, strict=True)):
             cache: Any = TracedCache(past[2 * number], past[2 * number + 1])
-            hidden = layer(hidden, cos, sin, masks[self.distinct.index(window)], cache)
+            last_only = number == len(self.layers) - 1
+            hidden = layer(hidden, cos, sin, masks[self.distinct.index(window)], cache, last_only)
             present += [cache.keys, cache.values]
-        return (self.head(hidden[:, -1:]), *present)
+        return (self.head(hidden), *present)
 
 
 def write(weights: Weights, folder: Path, precision: str, calibration: Any, table: Any, reference: Reference | None) -> dict[str, Any]:

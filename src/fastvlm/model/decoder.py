@@ -158,8 +158,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, last_only: bool = False) -> Tensor:
+        """(B, S, D) -> (B, S, D), or (B, 1, D) of the last position with `last_only`; the cache takes all S even so."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
+        if last_only:  # after attention: engines fuse it only where there are as many queries as new keys
+            x = x[:, -1:]
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -180,8 +183,10 @@ class Decoder(nn.Module):
         weight = self.norm.weight
         return KVCache(self.config, batch_size, capacity, weight.device, weight.dtype)
 
-    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """Final hidden states (B, S, D) of new tokens.
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Final hidden states (B, S, D) of new tokens, or (B, 1, D) of the last column: the last layer's perceptron then computes no others.
 
         Args:
             inputs_embeds: (B, S, D).
@@ -202,13 +207,14 @@ class Decoder(nn.Module):
         masks = {window: causal_mask(length, total, valid, window, inputs_embeds.device) for window in {None, *self.config.sliding_windows}}
         cos, sin = self.rotary(positions)
         x = inputs_embeds
-        for layer, window in zip(self.layers, self.config.sliding_windows, strict=True):
+        for index, (layer, window) in enumerate(zip(self.layers, self.config.sliding_windows, strict=True), 1):
+            at_last_only = last_only and index == len(self.layers)
             if self.gradient_checkpointing and torch.is_grad_enabled():  # also frozen: a projector's gradient goes through it
                 x = torch.utils.checkpoint.checkpoint(
-                    layer, x, cos, sin, masks[window], None, use_reentrant=False, context_fn=self.checkpoint_context_fn
+                    layer, x, cos, sin, masks[window], None, at_last_only, use_reentrant=False, context_fn=self.checkpoint_context_fn
                 )
             else:
-                x = layer(x, cos, sin, masks[window], cache)
+                x = layer(x, cos, sin, masks[window], cache, at_last_only)
         return self.norm(x)
 
 

@@ -115,10 +115,7 @@ class FastVLMModel(nn.Module):
         inputs_embeds = self.embed(input_ids, image_features)
         if self.foreign is not None:
             return self.foreign.logits(inputs_embeds, attention_mask, cache, last_only)
-        hidden = self.language_model(inputs_embeds, attention_mask, cache)
-        if last_only:
-            hidden = hidden[:, -1:]
-        return self.head(hidden)
+        return self.head(self.language_model(inputs_embeds, attention_mask, cache, last_only))
 
     def head(self, hidden: Tensor) -> Tensor:
         """(..., D) final hidden states of our own decoder -> (..., V) logits."""
