@@ -186,7 +186,7 @@ class Decoder(nn.Module):
     def forward(
         self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None, last_only: bool = False
     ) -> Tensor:
-        """Final hidden states (B, S, D) of new tokens, or (B, 1, D) of the last column: the last layer's perceptron then computes no others.
+        """Final hidden states (B, S, D) of new tokens, or (B, 1, D) of the last column, which spares the last layer most of its work.
 
         Args:
             inputs_embeds: (B, S, D).
