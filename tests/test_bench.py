@@ -121,9 +121,10 @@ def test_operations_of_the_encoder(side, gmac):
 def test_operations_and_bytes_of_the_decoder():
     needs = count_operations(_config("0.5b"), image_side=64, prompt_tokens=296)
     hidden, intermediate, keys, layers, tokens, vocabulary = 896, 4864, 128, 24, 296, 151_936
-    matrices = 2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * intermediate
+    projections, perceptron = 2 * hidden * hidden + 2 * hidden * keys, 3 * hidden * intermediate
     attention = 2 * tokens * tokens * hidden
-    assert needs["prefill"] == 2 * (layers * (tokens * matrices + attention) + hidden * vocabulary)  # the head for one position
+    every_position = layers * (tokens * projections + attention) + (layers - 1) * tokens * perceptron
+    assert needs["prefill"] == 2 * (every_position + perceptron + hidden * vocabulary)  # the last perceptron and the head for one position
     assert needs["decode_bytes"] == needs["decoder_parameters"] + 2 * layers * keys * tokens
 
 

@@ -258,7 +258,12 @@ def test_json_is_one_document(vlm: EchoVLM, capsys: pytest.CaptureFixture) -> No
         (KeyError("name"), "unexpected KeyError: 'name' (--debug shows the traceback)"),
     ],
 )
-def test_errors_are_one_line(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_errors_are_one_line(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("given.png").touch()  # it is there; what fails is what comes after
+
     def load(*args: object, **options: object) -> None:
         raise error
 

@@ -21,6 +21,7 @@ LAYERS = [
     ["checkpoint"],
     ["bundle"],
     ["runtimes"],
+    ["beam_search"],
     ["generate"],
     ["vlm"],
     ["evaluate"],
