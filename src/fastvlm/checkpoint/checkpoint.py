@@ -484,13 +484,11 @@ def _device(device: "str | torch.device") -> "torch.device":
 
 def _is_fast(dtype: str, device: "torch.device") -> bool:
     """Whether the device has this type in hardware; float16 on a CPU is emulated step by step."""
-    import torch
+    from fastvlm.model.precision import has_fast_bfloat16
 
     if dtype == "float32" or device.type not in ("cpu", "cuda"):
         return True
-    if device.type == "cuda":
-        return dtype == "float16" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return dtype == "bfloat16" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return has_fast_bfloat16(device) if dtype == "bfloat16" else device.type == "cuda"
 
 
 def stored_state(model: "FastVLMModel") -> "dict[str, torch.Tensor]":

@@ -30,6 +30,7 @@ from fastvlm.convert import _guard
 from fastvlm.convert._guard import Reference
 from fastvlm.convert._pictures import calibration_pictures, guard_samples
 from fastvlm.convert._weights import Weights
+from fastvlm.model.precision import has_fast_bfloat16
 from fastvlm.plugins import load_plugin
 from fastvlm.processor import Processor
 from fastvlm.runtimes import Runtime, default_threads, load_runtime
@@ -164,7 +165,7 @@ def convert_into_cache(
 
 
 def _is_fast(precision: str) -> bool:
-    return precision != "bf16" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return precision != "bf16" or has_fast_bfloat16(torch.device("cpu"))
 
 
 def _float32(checkpoint: Checkpoint, adapter: str | Path | None) -> Runtime:

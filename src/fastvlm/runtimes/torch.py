@@ -98,16 +98,15 @@ def _device(name: str) -> "torch.device":
 def _dtype(name: str, device: "torch.device") -> "torch.dtype":
     import torch
 
+    from fastvlm.model.precision import has_fast_bfloat16
+
     if name not in DTYPES:
         raise ValueError(f"unknown dtype {name!r} for the torch runtime; available: {', '.join(DTYPES)}")
     if name != "auto":
         return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "mps":
-        return torch.float16
-    has_fast_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_fast_bfloat16 else torch.float32
+    if device.type != "mps" and has_fast_bfloat16(device):
+        return torch.bfloat16
+    return torch.float32 if device.type == "cpu" else torch.float16
 
 
 class TorchRuntime:

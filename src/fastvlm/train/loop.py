@@ -8,6 +8,7 @@ of a tower that learns is the exception: its statistics are those of a part.)
 """
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastvlm.model.decoder import Decoder
 from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.model.precision import has_fast_bfloat16
 from fastvlm.plugins import load_plugin
 from fastvlm.train.attention import PlainAttention
 from fastvlm.train.data import BatchSource
@@ -176,6 +178,9 @@ def run_stage(
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
+    if stage.precision == "bfloat16" and not has_fast_bfloat16(accelerator.device):
+        logger.warning("stage %s: this %s has no bfloat16, float32 is used instead", stage.name, accelerator.device.type)
+        stage = dataclasses.replace(stage, precision="float32")
     torch.manual_seed(recipe.seed)
     objective = load_plugin("fastvlm.train.objectives", stage.objective).Objective(model, processor, stage.options)
     if stage.lora is not None:

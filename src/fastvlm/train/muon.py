@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastvlm.model.precision import has_fast_bfloat16
 from fastvlm.train.distributed import rank_and_processes, sum_over_processes
 
 MOMENTUM = 0.95
@@ -50,7 +51,7 @@ class Muon(torch.optim.AdamW):
         return super().step(closure)
 
     def _directions(self, parameters: list[Tensor]) -> list[Tensor]:
-        """The orthogonal momentum of each parameter, (out, in) in bfloat16, the same on all processes."""
+        """The orthogonal momentum of each parameter, (out, in), the same on all processes."""
         rank, processes = rank_and_processes()
         load = [0.0] * processes
         owner = {}
@@ -65,7 +66,7 @@ class Muon(torch.optim.AdamW):
             momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             ahead = p.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
             mine = owner[index] == rank
-            directions.append(orthogonalize(ahead) if mine else torch.zeros(ahead.shape, dtype=torch.bfloat16, device=p.device))
+            directions.append(orthogonalize(ahead) if mine else torch.zeros_like(ahead, dtype=_dtype(p.device)))
         if processes == 1 or not directions:
             return directions
         flat = sum_over_processes(torch.cat([direction.flatten() for direction in directions]))
@@ -77,12 +78,16 @@ def _cost(parameter: Tensor) -> float:
     return 4.0 * short**2 * long + 2.0 * short**3
 
 
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+
+
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """U V^T of a matrix U S V^T, nearly. (m, n) -> (m, n) bfloat16.
+    """U V^T of a matrix U S V^T, nearly. (m, n) -> (m, n), bfloat16 where the device has it.
 
     Its singular values come out between 0.85 and 1.15, those below a thousandth of the largest smaller.
     """
-    x = matrix.bfloat16()
+    x = matrix.to(_dtype(matrix.device))
     if x.shape[0] > x.shape[1]:
         return orthogonalize(matrix.T).T
     x = x / (x.norm() * 1.02 + 1e-7)
