@@ -596,6 +596,7 @@ def test_windows_hold_the_text_that_stands_in_them():
     """By hand: two lines of three words on a picture of 2 x 2 tokens; a letter that hangs low belongs to its line."""
     from types import SimpleNamespace
 
+    from fastvlm.train.objectives._places import tokens_of_letters
     from fastvlm.train.objectives._windows import draw_windows, window_text
 
     def letter(x, y):
@@ -608,14 +609,94 @@ def test_windows_hold_the_text_that_stands_in_them():
         boxes=np.array([letter(*place) for place in places], np.float32),
         lines=[SimpleNamespace(text="ab c d"), SimpleNamespace(text="efg")],
     )
-    assert window_text(document, (0, 0, 128, 128)) == "ab c d\nefg"
-    assert window_text(document, (0, 0, 64, 64)) == "ab c\nefg"
-    assert window_text(document, (64, 0, 128, 64)) == "d"
-    assert window_text(document, (0, 64, 64, 128)) == ""
+    for box, text, letters in [
+        ((0, 0, 128, 128), "ab c d\nefg", [0, 1, 2, 3, 4, 5, 6]), ((0, 0, 64, 64), "ab c\nefg", [0, 1, 2, 4, 5, 6]),
+        ((64, 0, 128, 64), "d", [3]), ((0, 64, 64, 128), "", []),
+    ]:  # fmt: skip
+        found = window_text(document, box)
+        assert (found[0], found[1].tolist()) == (text, letters)
+    assert tokens_of_letters(document).tolist() == [0, 0, 0, 1, 0, 0, 0]
     drawn = draw_windows(document, {"1x1": 4, "2x2": 1}, random.Random(0))
-    assert sorted((numbers.tolist(), text) for numbers, text in drawn) == [
+    assert sorted((numbers.tolist(), text) for numbers, text, _ in drawn) == [
         ([0], "ab c\nefg"), ([0, 1, 2, 3], "ab c d\nefg"), ([1], "d"),
     ]  # fmt: skip
+
+
+def test_places_of_what_is_said_next(tmp_path):
+    """By hand: each byte of an answer is looked for where its character stands; line ends and what stands twice are not."""
+    from types import SimpleNamespace
+
+    from fastvlm.train.objectives._places import letters_of, places
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    _, processor = start(load_recipe(recipe))
+    document = SimpleNamespace(text="a £5\nb 7 7")
+    assert letters_of("£5\nb", document).tolist() == [1, 2, 3]
+    assert letters_of("7", document) is None and letters_of("seven", document) is None and letters_of(" ", document) is None
+    said = ["£5\nb", "7"]
+    turns = [{"role": role, "content": text} for text in said for role, text in (("user", "Read."), ("assistant", text))]
+    inputs = processor.training_inputs(turns)
+    found = places(inputs, [("£5\nb", np.array([4, 6, 9])), ("7", None)], processor.tokenizer)
+    #                           £: two bytes, 5, line end, b
+    looks = np.flatnonzero(found >= 0)
+    assert found[looks].tolist() == [4, 4, 6, 9]
+    assert [processor.tokenizer.decode(inputs.input_ids[0, looks[at] + 1 : looks[at] + size + 1]) for at, size in ((0, 2), (2, 1), (3, 1))] == ["£", "5", "b"]
+
+
+def test_the_attention_guide_measures_looking_away():
+    """Against plain softmax, row by row: two rows whose pictures begin elsewhere; the heads that are not guided may look where they want."""
+    from fastvlm.train.attention import PlainAttention
+    from fastvlm.train.objectives._places import NOWHERE, AttentionGuide
+
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, 4, 9, 8, requires_grad=True) for _ in range(3))
+    is_image = torch.zeros(2, 9, dtype=torch.bool)
+    is_image[0, 1:4] = is_image[1, 2:6] = True
+    wanted = torch.full((2, 9), NOWHERE)
+    wanted[0, 5], wanted[1, 6], wanted[1, 8] = 2, 0, 3
+    with PlainAttention(), AttentionGuide([1], is_image, wanted) as guide:
+        torch.nn.functional.scaled_dot_product_attention(query * 7, key, value, is_causal=True)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(mixed, torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True))
+    loss, right = 0.0, 0
+    for row, at, first, last, place in ((0, 5, 1, 4, 2), (1, 6, 2, 6, 0), (1, 8, 2, 6, 3)):
+        for head in range(2):
+            shares = (key[row, head, first:last] @ query[row, head, at] / 8**0.5).softmax(0)
+            loss, right = loss - shares[place].log() / 2, right + int(shares.argmax() == place)
+    torch.testing.assert_close(guide.loss, loss)
+    assert (int(guide.right), int(guide.count)) == (right, 6)
+    (gradient,) = torch.autograd.grad(guide.loss, query)
+    assert gradient[:, :2].abs().sum() > 0 and gradient[:, 2:].abs().sum() == 0
+
+
+def test_projected_tokens_are_told_their_place_and_size(tmp_path):
+    """By hand: tokens of twice the wanted size, whose features are their row and column."""
+    from fastvlm.train.objectives.characters import _RMS_WEIGHT, MOST_ROWS, Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    model, processor = start(load_recipe(recipe))
+    width = model.config.text_config.hidden_size
+    objective = Objective(model, processor, {"feature_weight": 1.0, "place_weight": 0.5, "feature_rms": 3.0})
+    features = torch.zeros(1, width, 2, 3)
+    features[0, 0] = torch.tensor([[-1.0], [1.0]])
+    features[0, 1] = torch.tensor([-1.0, 0.0, 1.0])
+    features[0, 2] = (36.0 * width - features.square().sum(1)[0]).sqrt()
+    with torch.no_grad():
+        for parameter in objective.place_head.parameters():
+            parameter.zero_()
+        weight = objective.place_head.weight
+        weight[0, 0], weight[1, 0] = -1e4, 1e4  # the row
+        weight[MOST_ROWS, 1], weight[MOST_ROWS + 2, 1] = -1e4, 1e4  # the column
+        objective.place_head.bias[[*range(2, MOST_ROWS), *range(MOST_ROWS + 3, 2 * MOST_ROWS)]] = -1e4
+        objective.place_head.bias[MOST_ROWS + 1] = 100.0
+    loss, metrics = objective._feature_loss(features)
+    assert metrics["place_accuracy"][0] == metrics["place_accuracy"][1] == 6
+    assert metrics["feature_rms"][0] / metrics["feature_rms"][1] == pytest.approx(6.0, rel=1e-5)
+    assert loss.item() == pytest.approx(_RMS_WEIGHT * np.log(2) ** 2, rel=1e-4)
 
 
 def test_a_window_of_all_tokens_is_the_document(tmp_path):
@@ -640,6 +721,12 @@ def test_a_window_of_all_tokens_is_the_document(tmp_path):
     assert batch["token_numbers"].tolist() == list(range(8))
     loss, metrics = windows.loss(model, batch)
     assert metrics["text_loss"][1] == sum(len(document.text.encode()) + 1 for document in made) and loss.isfinite()
+
+    guided = Objective(model, processor, {"cell_weight": 0.0, "windows": {"2x2": 1}, "attention_weight": 2.0, "guided_layers": [0]})
+    guided_loss, guided_metrics = guided.loss(model, guided.collate([guided.prepare(document) for document in made]))
+    letters = sum(len(line.text.encode()) for document in made for line in document.lines)
+    assert guided_metrics["attention_accuracy"][1] == letters  # looks of the one head of two that is guided
+    assert guided_loss > loss
 
 
 def test_only_answers_are_learnt():

@@ -11,34 +11,27 @@ from typing import Any
 import numpy as np
 
 from fastvlm.config import PATCH_SIZE
+from fastvlm.train.objectives._places import centres
 
 
-def window_text(document: Any, box: tuple[int, int, int, int]) -> str:
-    """What stands in a window, line by line: the characters that have their centres in it.
-
-    How high a character stands is taken from it and its neighbours: "g" belongs to the row of tokens that "a" belongs to.
+def window_text(document: Any, box: tuple[int, int, int, int]) -> tuple[str, np.ndarray]:
+    """What stands in a window, line by line, and the numbers of its visible characters: those that have their centres in it.
 
     Args:
         document: `fastvlm.data.documents.Document`.
         box: x0, y0, x1, y1 in pixels.
     """
     x0, y0, x1, y1 = box
+    x, y = centres(document).T
+    is_in = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
     lines, start = [], 0
     for line in document.lines:
         letters = [index for index, letter in enumerate(line.text) if not letter.isspace()]
-        x = document.boxes[start : start + len(letters), 0::2].mean(1)
-        y = _smooth(document.boxes[start : start + len(letters), 1::2].mean(1))
+        kept = [letters[at] for at in np.flatnonzero(is_in[start : start + len(letters)])]
         start += len(letters)
-        kept = [letters[at] for at in np.flatnonzero((x0 <= x) & (x < x1) & (y0 <= y) & (y < y1))]
         if kept:
             lines.append(_joined(line.text, kept))
-    return "\n".join(lines)
-
-
-def _smooth(values: np.ndarray, reach: int = 4) -> np.ndarray:
-    """The mean of each value and up to `reach` neighbours on either side."""
-    kernel = np.ones(2 * reach + 1)
-    return np.convolve(values, kernel)[reach : reach + len(values)] / np.convolve(np.ones(len(values)), kernel)[reach : reach + len(values)]
+    return "\n".join(lines), np.flatnonzero(is_in)
 
 
 def _joined(text: str, kept: list[int]) -> str:
@@ -49,8 +42,8 @@ def _joined(text: str, kept: list[int]) -> str:
     return "".join(pieces)
 
 
-def draw_windows(document: Any, shapes: dict[str, int], rng: random.Random) -> list[tuple[np.ndarray, str]]:
-    """Windows with text in them: (numbers of their tokens, text).
+def draw_windows(document: Any, shapes: dict[str, int], rng: random.Random) -> list[tuple[np.ndarray, str, np.ndarray]]:
+    """Windows with text in them: (numbers of their tokens, text, numbers of its visible characters).
 
     Args:
         shapes: rows x columns -> how many a document, such as {"1x1": 8, "1x8": 2}; fewer where fewer have text.
@@ -65,7 +58,8 @@ def draw_windows(document: Any, shapes: dict[str, int], rng: random.Random) -> l
             if count == 0:
                 break
             box = (column * PATCH_SIZE, row * PATCH_SIZE, (column + wide) * PATCH_SIZE, (row + high) * PATCH_SIZE)
-            if text := window_text(document, box):
-                drawn.append((numbers[row : row + high, column : column + wide].ravel(), text))
+            text, letters = window_text(document, box)
+            if text:
+                drawn.append((numbers[row : row + high, column : column + wide].ravel(), text, letters))
                 count -= 1
     return drawn

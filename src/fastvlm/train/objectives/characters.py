@@ -6,7 +6,8 @@ can be told. Small heads, thrown away afterwards, predict a grid of cells 8 pixe
 makes of it: what is lost there, the language model cannot read.
 
 Options in the recipe: `map_weight`, `middle_weight`, `token_weight`, `feature_weight` (of the four losses; 0 leaves one out),
-`background_weight`.
+`background_weight`; `place_weight`, of the row and the column of the picture in which each projected token stands; `feature_rms`, to which
+the projected tokens are held.
 """
 
 from typing import Any
@@ -24,6 +25,8 @@ CELL_HEIGHT, CELL_WIDTH = 8, 4
 CHARACTERS = "".join(map(chr, range(33, 127))) + "£€¥°©®–—‘’“”•…×§é"
 BACKGROUND = 0
 UNKNOWN = len(CHARACTERS) + 1  # a visible character outside the table
+MOST_ROWS = 64  # and columns, of a picture's tokens
+_RMS_WEIGHT = 0.1
 NUM_CLASSES = len(CHARACTERS) + 2
 _CLASS_OF = {character: index + 1 for index, character in enumerate(CHARACTERS)}
 
@@ -74,11 +77,14 @@ class Objective(nn.Module):
         self.token_weight = options.get("token_weight", 1.0)
         self.feature_weight = options.get("feature_weight", 0.0)
         self.background_weight = options.get("background_weight", 0.1)
+        self.place_weight = options.get("place_weight", 0.0)
+        self.feature_rms = options.get("feature_rms")
         dims = model.config.vision_config.embed_dims
         self.map_head = CellHead(dims[2], 16)
         self.middle_head = CellHead(dims[3], 32)
         self.token_head = CellHead(model.config.vision_config.hidden_size, 64)
         self.feature_head = CellHead(model.config.text_config.hidden_size, 64) if self.feature_weight else None
+        self.place_head = nn.Linear(model.config.text_config.hidden_size, 2 * MOST_ROWS) if self.place_weight else None
 
     def prepare(self, document: Any) -> Any:
         if not hasattr(document, "boxes"):
@@ -143,4 +149,23 @@ class Objective(nn.Module):
             loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight, reduction="sum")
             right = (logits.argmax(-1) == targets) & is_character
             metrics[f"{name}_accuracy"] = (right.sum(), is_character.sum())
+        if "feature" in maps:
+            feature_loss, feature_metrics = self._feature_loss(maps["feature"])
+            loss, metrics = loss + self.count(batch) * feature_loss, {**metrics, **feature_metrics}
+        return loss, metrics
+
+    def _feature_loss(self, features: Tensor) -> tuple[Tensor, Metrics]:
+        """A mean over the projected tokens (N, D, H, W): where they stand, and how large they are."""
+        rms = features.square().mean(1, keepdim=True).add(1e-6).sqrt().float()
+        loss = torch.zeros((), device=features.device)
+        metrics: Metrics = {"feature_rms": (rms.detach().sum(), torch.tensor(rms.numel()))}
+        if self.feature_rms:
+            loss = loss + _RMS_WEIGHT * (rms / self.feature_rms).log().square().mean()
+        if self.place_head is not None:
+            rows, columns = self.place_head((features / rms).permute(0, 2, 3, 1)).float().chunk(2, -1)
+            row, column = torch.meshgrid(*(torch.arange(side, device=features.device) for side in features.shape[2:]), indexing="ij")
+            for logits, target in ((rows, row), (columns, column)):
+                loss = loss + self.place_weight / 2 * F.cross_entropy(logits.flatten(0, -2), target.expand(len(features), -1, -1).flatten())
+            right = (rows.argmax(-1) == row) & (columns.argmax(-1) == column)
+            metrics["place_accuracy"] = (right.sum(), torch.tensor(right.numel()))
         return loss, metrics

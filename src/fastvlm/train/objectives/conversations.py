@@ -104,7 +104,7 @@ class Objective(nn.Module):
         is_target = targets != IGNORE
         loss, right = torch.zeros((), device=targets.device), torch.zeros((), dtype=torch.long, device=targets.device)
         for rows, length in _rows_of_like_length(is_target, model):
-            hidden_or_logits = self._outputs(model, inputs_embeds[rows, :length])
+            hidden_or_logits = self._outputs(model, batch, inputs_embeds, rows, length)
             chosen = is_target[rows, :length]
             logits = (hidden_or_logits[chosen] if model.foreign is not None else model.head(hidden_or_logits[chosen])).float()
             wanted = targets[rows, :length][chosen]
@@ -112,12 +112,11 @@ class Objective(nn.Module):
             loss = loss + F.cross_entropy(logits, wanted, reduction="sum")
         return loss, {"text_accuracy": (right, is_target.sum())}
 
-    @staticmethod
-    def _outputs(model: FastVLMModel, inputs_embeds: Tensor) -> Tensor:
-        """Logits of a foreign language model, final hidden states of ours."""
+    def _outputs(self, model: FastVLMModel, batch: Batch, inputs_embeds: Tensor, rows: Tensor, length: int) -> Tensor:
+        """Of some rows' first columns: logits of a foreign language model, final hidden states of ours."""
         if model.foreign is not None:
-            return model.foreign.logits(inputs_embeds, None, None, last_only=False)
-        return model.language_model(inputs_embeds)
+            return model.foreign.logits(inputs_embeds[rows, :length], None, None, last_only=False)
+        return model.language_model(inputs_embeds[rows, :length])
 
 
 _LIKE = 1.25  # the longest row of a group may be this much longer than its shortest: more groups pad less, but are smaller

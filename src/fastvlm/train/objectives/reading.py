@@ -3,7 +3,8 @@
 The dense loss keeps in the tokens what the answers do not ask for yet. Samples are generated documents of the size that the model takes.
 
 Options in the recipe: those of both; `cell_weight`, the dense loss's share against 1 for the text; `windows`, such as {1x1: 8, 1x8: 2}:
-read aloud so many windows of so many rows and columns of tokens, instead of the whole document, or besides it with {1x1: 4, all: 1}.
+read aloud so many windows of so many rows and columns of tokens, instead of the whole document, or besides it with {1x1: 4, all: 1};
+`attention_weight`, of attention that looks elsewhere than at the next character, in the `guided_layers` (all but the first two).
 """
 
 import copy
@@ -20,6 +21,7 @@ from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
 from fastvlm.train.objectives import Batch, Metrics, characters, conversations
+from fastvlm.train.objectives._places import NOWHERE, AttentionGuide, letters_of, places, tokens_of_letters
 from fastvlm.train.objectives._windows import draw_windows
 from fastvlm.train.recipe import RecipeError
 
@@ -30,7 +32,9 @@ class Objective(nn.Module):
     def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any]):
         super().__init__()
         self.cell_weight = options.get("cell_weight", 1.0)
-        self.text = conversations.Objective(model, processor, options)
+        self.attention_weight = options.get("attention_weight", 0.0)
+        layers = options.get("guided_layers", range(2, model.config.text_config.num_hidden_layers))
+        self.text = _GuidedText(model, processor, options, list(layers) if self.attention_weight else [])
         self.cells = characters.Objective(model, processor, options)
         self.windows: dict[str, int] = dict(options.get("windows", {}))
         self.whole = bool(self.windows.pop("all", not self.windows))
@@ -38,18 +42,27 @@ class Objective(nn.Module):
         self.one_token = copy.copy(processor)
         self.one_token.image_processor = processor.image_processor.at_size(PATCH_SIZE)
 
-    def prepare(self, document: Any) -> tuple[Any, list[tuple[ModelInputs, np.ndarray]]]:
-        """A document, and what is read of it: ids without pixels, each with the numbers of the tokens that it is read from."""
+    def prepare(self, document: Any) -> tuple[Any, list[tuple[ModelInputs, np.ndarray, np.ndarray]]]:
+        """A document, and what is read of it: ids without pixels, the numbers of the tokens that it is read from, and where each stands."""
         rng = random.Random(f"{document.kind}/{document.text}")
-        rows = [(self._reading(text, len(numbers)), numbers) for numbers, text in draw_windows(document, self.windows, rng)]
+        token_of, tokenizer = tokens_of_letters(document), self.one_token.tokenizer
+        rows = []
+        for numbers, text, letters in draw_windows(document, self.windows, rng):
+            inputs = self._reading(text, len(numbers))
+            found = np.searchsorted(numbers, token_of[letters])
+            is_one = len(numbers) == 1  # where there is nothing to find
+            rows.append((inputs, numbers, places(inputs, [(text, None if is_one else found)], tokenizer)))
         if self.whole:
-            text, tokens = self.text.prepare(document), self._num_tokens(document)
-            if (text.input_ids == self.one_token.image_token_id).sum() != tokens:
+            messages = self.text.messages(document)
+            whole, tokens = self.text.prepare(messages), self._num_tokens(document)
+            if (whole.input_ids == self.one_token.image_token_id).sum() != tokens:
                 raise RecipeError(
                     f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
                     "set `sizes` of the source and `resolution` of the stage to the same"
                 )
-            rows.append((dataclasses.replace(text, image_groups=[]), np.arange(tokens)))
+            answers = [message["content"] for message in messages if message["role"] == "assistant"]
+            quotes = [(answer, None if (quoted := letters_of(answer, document)) is None else token_of[quoted]) for answer in answers]
+            rows.append((dataclasses.replace(whole, image_groups=[]), np.arange(tokens), places(whole, quotes, tokenizer)))
         return self.cells.prepare(document), rows
 
     def _reading(self, text: str, num_tokens: int) -> ModelInputs:
@@ -61,14 +74,18 @@ class Objective(nn.Module):
         return ModelInputs(inputs.input_ids.repeat(repeats, axis=1), [], inputs.loss_mask.repeat(repeats, axis=1))
 
     def collate(self, items: list[tuple[Any, Any]]) -> Batch | None:
-        """What both objectives take, and `token_numbers`: which of all pictures' tokens stand for the image tokens, in order."""
+        """What both objectives take, `token_numbers`, which of all pictures' tokens stand for the image tokens, and `places` (B, S)."""
         cells = self.cells.collate([document for document, _ in items])
         first = np.cumsum([0, *(self._num_tokens(document) for document, _ in items)])
-        rows = [(row, start + numbers) for start, (_, rows) in zip(first, items, strict=False) for row, numbers in rows]
-        text = self.text.collate([row for row, _ in rows])
+        rows = [(row, start + numbers, where) for start, (_, rows) in zip(first, items, strict=False) for row, numbers, where in rows]
+        text = self.text.collate([row for row, _, _ in rows])
         if cells is None or text is None:
             return None
-        return {**cells, **text, "token_numbers": torch.from_numpy(np.concatenate([numbers for _, numbers in rows]))}
+        where = np.full(text["input_ids"].shape, NOWHERE)
+        for index, (_, _, found) in enumerate(rows):
+            where[index, : len(found)] = found
+        numbers = np.concatenate([numbers for _, numbers, _ in rows])
+        return {**cells, **text, "token_numbers": torch.from_numpy(numbers), "places": torch.from_numpy(where)}
 
     @staticmethod
     def _num_tokens(document: Any) -> int:
@@ -88,4 +105,34 @@ class Objective(nn.Module):
         text_loss, text_metrics = self.text.loss_of(model, batch, features.flatten(0, 1)[batch["token_numbers"]])
         cell_loss, cell_metrics = self.cells.loss_of(maps, batch)
         text_metrics["text_loss"] = (text_loss.detach(), text_metrics["text_accuracy"][1])
+        if self.attention_weight:
+            looks = self.text.take_looks()
+            text_loss = text_loss + self.attention_weight * torch.stack([look.loss for look in looks]).sum()
+            text_metrics["attention_accuracy"] = (
+                torch.stack([look.right for look in looks]).sum(),
+                torch.stack([look.count for look in looks]).sum(),
+            )
         return text_loss + cell_loss * (self.cell_weight * self.count(batch) / self.cells.count(batch)), {**text_metrics, **cell_metrics}
+
+
+class _GuidedText(conversations.Objective):
+    """Whose decoder is watched in some layers, while it reads."""
+
+    def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any], layers: list[int]):
+        super().__init__(model, processor, options)
+        self.layers, self.image_token_id = layers, processor.image_token_id
+        self.looks: list[AttentionGuide] = []
+
+    def _outputs(self, model: FastVLMModel, batch: Batch, inputs_embeds: Tensor, rows: Tensor, length: int) -> Tensor:
+        if not self.layers:
+            return super()._outputs(model, batch, inputs_embeds, rows, length)
+        is_image = batch["input_ids"][rows, :length] == self.image_token_id
+        with AttentionGuide(self.layers, is_image, batch["places"][rows, :length]) as look:
+            outputs = super()._outputs(model, batch, inputs_embeds, rows, length)
+        self.looks.append(look)
+        return outputs
+
+    def take_looks(self) -> list[AttentionGuide]:
+        """Of all rows since the last time."""
+        looks, self.looks = self.looks, []
+        return looks
