@@ -642,11 +642,12 @@ def test_places_of_what_is_said_next(tmp_path):
     #                           £: two bytes, 5, line end, b
     looks = np.flatnonzero(found >= 0)
     assert found[looks].tolist() == [4, 4, 6, 9]
-    assert [processor.tokenizer.decode(inputs.input_ids[0, looks[at] + 1 : looks[at] + size + 1]) for at, size in ((0, 2), (2, 1), (3, 1))] == ["£", "5", "b"]
+    said_next = [inputs.input_ids[0, looks[at] + 1 : looks[at] + size + 1] for at, size in ((0, 2), (2, 1), (3, 1))]
+    assert [processor.tokenizer.decode(ids) for ids in said_next] == ["£", "5", "b"]
 
 
 def test_the_attention_guide_measures_looking_away():
-    """Against plain softmax, row by row: two rows whose pictures begin elsewhere; the heads that are not guided may look where they want."""
+    """Against plain softmax, row by row: two rows whose pictures begin elsewhere; heads that are not guided are left alone."""
     from fastvlm.train.attention import PlainAttention
     from fastvlm.train.objectives._places import NOWHERE, AttentionGuide
 
