@@ -728,6 +728,8 @@ def test_a_window_of_all_tokens_is_the_document(tmp_path):
     letters = sum(len(line.text.encode()) for document in made for line in document.lines)
     assert guided_metrics["attention_accuracy"][1] == letters  # looks of the one head of two that is guided
     assert guided_loss > loss
+    with pytest.raises(RecipeError, match=r"guided_layers are \[1\]; expected at least one of 0 to 0"):
+        Objective(model, processor, {"attention_weight": 2.0, "guided_layers": [1]})
 
 
 def test_only_answers_are_learnt():

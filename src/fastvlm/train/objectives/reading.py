@@ -4,7 +4,7 @@ The dense loss keeps in the tokens what the answers do not ask for yet. Samples 
 
 Options in the recipe: those of both; `cell_weight`, the dense loss's share against 1 for the text; `windows`, such as {1x1: 8, 1x8: 2}:
 read aloud so many windows of so many rows and columns of tokens, instead of the whole document, or besides it with {1x1: 4, all: 1};
-`attention_weight`, of attention that looks elsewhere than at the next character, in the `guided_layers` (all but the first two).
+`attention_weight`, of attention that looks elsewhere than at the next character, in the `guided_layers` (the upper two thirds).
 """
 
 import copy
@@ -33,8 +33,11 @@ class Objective(nn.Module):
         super().__init__()
         self.cell_weight = options.get("cell_weight", 1.0)
         self.attention_weight = options.get("attention_weight", 0.0)
-        layers = options.get("guided_layers", range(2, model.config.text_config.num_hidden_layers))
-        self.text = _GuidedText(model, processor, options, list(layers) if self.attention_weight else [])
+        count = model.config.text_config.num_hidden_layers
+        layers = list(options.get("guided_layers", range(count // 3, count)))
+        if self.attention_weight and not (layers and set(layers) <= set(range(count))):
+            raise RecipeError(f"guided_layers are {layers}; expected at least one of 0 to {count - 1}")
+        self.text = _GuidedText(model, processor, options, layers if self.attention_weight else [])
         self.cells = characters.Objective(model, processor, options)
         self.windows: dict[str, int] = dict(options.get("windows", {}))
         self.whole = bool(self.windows.pop("all", not self.windows))
