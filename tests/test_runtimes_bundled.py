@@ -199,3 +199,21 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
         ids = np.array([[0, 319], [7, 7]])
         expected = model.language_model.embed_tokens.weight[torch.from_numpy(ids)].detach().float().numpy()
         np.testing.assert_array_equal(bundle.embeddings()[ids], expected)
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ("flags\t\t: fpu avx2 fma", False),
+        ("flags\t\t: avx2 avx_vnni", True),
+        ("flags : avx512f avx512_vnni\n", True),
+        ("Features : asimd", True),
+    ],
+)
+def test_cpus_that_multiply_integers(tmp_path: Path, flags: str, expected: bool) -> None:
+    from fastvlm.runtimes.openvino import _has_vnni
+
+    cpuinfo = tmp_path / "cpuinfo"
+    assert _has_vnni(cpuinfo)  # not known
+    cpuinfo.write_text(f"processor\t: 0\n{flags}\npower management:\n")
+    assert _has_vnni(cpuinfo) is expected

@@ -7,6 +7,7 @@ side by side.
 """
 
 import platform
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,19 @@ def abilities() -> str:
 
     capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return f"{ov.__version__} {platform.machine()} {' '.join(sorted(capabilities))}"
+
+
+def _has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU multiplies 8-bit integers in one instruction; True where that cannot be found out.
+
+    Without, OpenVINO 2026.4 computes quantised convolutions that miss float32's (correlation 0.84 on AVX2, 0.998 of the same graph computed
+    in float32), whatever the range of the weights, so there the encoder's integers are widened when it is compiled.
+    """
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return True
+    return flags is None or not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags[1].split())
 
 
 def load(
@@ -92,7 +106,8 @@ class OpenVINORuntime(BundledRuntime):
         language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
         core = ov.Core()
         self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
-        self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, options)
+        exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
+        self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, {**options, **exact})
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return self._vision(image)
