@@ -596,7 +596,7 @@ def test_windows_hold_the_text_that_stands_in_them():
     """By hand: two lines of three words on a picture of 2 x 2 tokens; a letter that hangs low belongs to its line."""
     from types import SimpleNamespace
 
-    from fastvlm.train.objectives._places import tokens_of_letters
+    from fastvlm.train.objectives._places import centres, tokens_of_letters
     from fastvlm.train.objectives._windows import draw_windows, window_text
 
     def letter(x, y):
@@ -613,7 +613,7 @@ def test_windows_hold_the_text_that_stands_in_them():
         ((0, 0, 128, 128), "ab c d\nefg", [0, 1, 2, 3, 4, 5, 6]), ((0, 0, 64, 64), "ab c\nefg", [0, 1, 2, 4, 5, 6]),
         ((64, 0, 128, 64), "d", [3]), ((0, 64, 64, 128), "", []),
     ]:  # fmt: skip
-        found = window_text(document, box)
+        found = window_text(document, centres(document), box)
         assert (found[0], found[1].tolist()) == (text, letters)
     assert tokens_of_letters(document).tolist() == [0, 0, 0, 1, 0, 0, 0]
     drawn = draw_windows(document, {"1x1": 4, "2x2": 1}, random.Random(0))

@@ -1,9 +1,10 @@
 """Bring the activations of a checkpoint of nano back to size: python training/nano/rescale.py training/nano/model runs/rescaled
 
 Without weight decay enough, Muon lets the tower's last stage come to an rms of 2,400, to which its blocks add 70, and the projected tokens
-to 90,000, to which a layer of the decoder adds 10: neither can change anything any more. The stream is made smaller by `STREAM`, its
-blocks' branches by half of that, and the gates and the projector so that tokens leave with an rms of about 30. The decoder then reads
-less well (68 -> 59 % of the bytes of whole documents) and has to be trained on, with `feature_rms` and a decay of 0.1.
+to 90,000, to which a layer of the decoder adds 10: neither can change anything any more. The stream is multiplied by `STREAM`, its
+blocks' branches by `BRANCHES`, so that they weigh twice as much in it, and the gates and the projector so that tokens leave with an rms of
+about 30. The decoder then reads less well (68 -> 59 % of the bytes of whole documents) and has to be trained on, with `feature_rms` and a
+decay of 0.1.
 """
 
 import shutil

@@ -14,12 +14,11 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastvlm.runtimes import is_installed
+from fastvlm.runtimes import cpu_fields, is_installed
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 SIZE = 4096  # of the square matrices: the smallest at which the products' edges stop to matter
@@ -45,16 +44,6 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
-
-
-def cpu_fields(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """The first processor's fields; empty where the system has no such file."""
-    try:
-        text = path.read_text()
-    except OSError:
-        return {}
-    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def operations_per_cycle(fields: dict[str, str]) -> dict[str, int] | None:

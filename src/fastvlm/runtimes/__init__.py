@@ -134,6 +134,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
+def cpu_fields(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """The first processor's fields; empty where the system has no such file."""
+    pairs = (line.split(":", 1) for line in (_read(path) or "").split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
 def default_threads(root: Path = Path("/")) -> int:
     """How many threads to compute with: physical cores that this process may use, within the container's CPU limit.
 

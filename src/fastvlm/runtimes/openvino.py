@@ -7,7 +7,6 @@ side by side.
 """
 
 import platform
-import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from fastvlm import telemetry
 from fastvlm.bundle import Bundle
-from fastvlm.runtimes import default_threads, is_installed
+from fastvlm.runtimes import cpu_fields, default_threads, is_installed
 from fastvlm.runtimes._bundled import BundledCache, BundledRuntime, check_options, precision_of
 
 if TYPE_CHECKING:
@@ -56,11 +55,8 @@ def _has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     Without, OpenVINO 2026.4 computes quantised convolutions that miss float32's (correlation 0.84 on AVX2, 0.998 of the same graph computed
     in float32), whatever the range of the weights, so there the encoder's integers are widened when it is compiled.
     """
-    try:
-        flags = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        return True
-    return flags is None or not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags[1].split())
+    flags = cpu_fields(cpuinfo).get("flags")
+    return flags is None or not {"avx512_vnni", "avx_vnni", "amx_int8"}.isdisjoint(flags.split())
 
 
 def load(

@@ -14,20 +14,21 @@ from fastvlm.config import PATCH_SIZE
 from fastvlm.train.objectives._places import centres
 
 
-def window_text(document: Any, box: tuple[int, int, int, int]) -> tuple[str, np.ndarray]:
+def window_text(document: Any, at: np.ndarray, box: tuple[int, int, int, int]) -> tuple[str, np.ndarray]:
     """What stands in a window, line by line, and the numbers of its visible characters: those that have their centres in it.
 
     Args:
         document: `fastvlm.data.documents.Document`.
+        at: `centres` of its characters.
         box: x0, y0, x1, y1 in pixels.
     """
     x0, y0, x1, y1 = box
-    x, y = centres(document).T
+    x, y = at.T
     is_in = (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
     lines, start = [], 0
     for line in document.lines:
         letters = [index for index, letter in enumerate(line.text) if not letter.isspace()]
-        kept = [letters[at] for at in np.flatnonzero(is_in[start : start + len(letters)])]
+        kept = [letters[index] for index in np.flatnonzero(is_in[start : start + len(letters)])]
         start += len(letters)
         if kept:
             lines.append(_joined(line.text, kept))
@@ -50,7 +51,7 @@ def draw_windows(document: Any, shapes: dict[str, int], rng: random.Random) -> l
     """
     columns, rows = document.image.width // PATCH_SIZE, document.image.height // PATCH_SIZE
     numbers = np.arange(rows * columns).reshape(rows, columns)
-    drawn = []
+    at, drawn = centres(document), []
     for shape, count in shapes.items():
         high, wide = (min(side, most) for side, most in zip(map(int, shape.split("x")), (rows, columns), strict=True))
         corners = [(row, column) for row in range(rows - high + 1) for column in range(columns - wide + 1)]
@@ -58,7 +59,7 @@ def draw_windows(document: Any, shapes: dict[str, int], rng: random.Random) -> l
             if count == 0:
                 break
             box = (column * PATCH_SIZE, row * PATCH_SIZE, (column + wide) * PATCH_SIZE, (row + high) * PATCH_SIZE)
-            text, letters = window_text(document, box)
+            text, letters = window_text(document, at, box)
             if text:
                 drawn.append((numbers[row : row + high, column : column + wide].ravel(), text, letters))
                 count -= 1

@@ -144,7 +144,7 @@ class Objective(nn.Module):
             if head is None or not head_weight:
                 continue
             if name == "feature":  # as the language model's first norm leaves it
-                features = features / features.square().mean(1, keepdim=True).add(1e-6).sqrt()
+                features = features / _rms(features)
             logits = head(features).float()
             loss = loss + head_weight * F.cross_entropy(logits.flatten(0, -2), targets.flatten(), weight, reduction="sum")
             right = (logits.argmax(-1) == targets) & is_character
@@ -156,7 +156,7 @@ class Objective(nn.Module):
 
     def _feature_loss(self, features: Tensor) -> tuple[Tensor, Metrics]:
         """A mean over the projected tokens (N, D, H, W): where they stand, and how large they are."""
-        rms = features.square().mean(1, keepdim=True).add(1e-6).sqrt().float()
+        rms = _rms(features).float()
         loss = torch.zeros((), device=features.device)
         metrics: Metrics = {"feature_rms": (rms.detach().sum(), torch.tensor(rms.numel()))}
         if self.feature_rms:
@@ -169,3 +169,8 @@ class Objective(nn.Module):
             right = (rows.argmax(-1) == row) & (columns.argmax(-1) == column)
             metrics["place_accuracy"] = (right.sum(), torch.tensor(right.numel()))
         return loss, metrics
+
+
+def _rms(features: Tensor) -> Tensor:
+    """(N, D, H, W) -> (N, 1, H, W)."""
+    return features.square().mean(1, keepdim=True).add(1e-6).sqrt()

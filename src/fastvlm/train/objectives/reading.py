@@ -48,13 +48,12 @@ class Objective(nn.Module):
     def prepare(self, document: Any) -> tuple[Any, list[tuple[ModelInputs, np.ndarray, np.ndarray]]]:
         """A document, and what is read of it: ids without pixels, the numbers of the tokens that it is read from, and where each stands."""
         rng = random.Random(f"{document.kind}/{document.text}")
-        token_of, tokenizer = tokens_of_letters(document), self.one_token.tokenizer
+        token_of, tokenizer, is_guided = tokens_of_letters(document), self.one_token.tokenizer, bool(self.attention_weight)
         rows = []
         for numbers, text, letters in draw_windows(document, self.windows, rng):
             inputs = self._reading(text, len(numbers))
-            found = np.searchsorted(numbers, token_of[letters])
-            is_one = len(numbers) == 1  # where there is nothing to find
-            rows.append((inputs, numbers, places(inputs, [(text, None if is_one else found)], tokenizer)))
+            quotes = [(text, np.searchsorted(numbers, token_of[letters]))] if is_guided and len(numbers) > 1 else []
+            rows.append((inputs, numbers, places(inputs, quotes, tokenizer)))
         if self.whole:
             messages = self.text.messages(document)
             whole, tokens = self.text.prepare(messages), self._num_tokens(document)
@@ -63,7 +62,7 @@ class Objective(nn.Module):
                     f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
                     "set `sizes` of the source and `resolution` of the stage to the same"
                 )
-            answers = [message["content"] for message in messages if message["role"] == "assistant"]
+            answers = [message["content"] for message in messages if message["role"] == "assistant" and is_guided]
             quotes = [(answer, None if (quoted := letters_of(answer, document)) is None else token_of[quoted]) for answer in answers]
             rows.append((dataclasses.replace(whole, image_groups=[]), np.arange(tokens), places(whole, quotes, tokenizer)))
         return self.cells.prepare(document), rows
