@@ -240,11 +240,24 @@ def test_stored_dtypes_are_read_and_converted(model: FastVLMModel, tmp_path: Pat
 def test_dtype_auto_is_the_stored_one_where_it_is_fast(model: FastVLMModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = open_checkpoint(write_apple(tmp_path / "stored", apple_tensors(model, dtype=torch.bfloat16)))
     for has_bf16, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has_bf16=has_bf16: has_bf16)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr("fastvlm.model.precision.has_fast_bfloat16", lambda device, has_bf16=has_bf16: has_bf16)
         assert checkpoint.load_model().language_model.norm.weight.dtype == expected
     with pytest.raises(CheckpointError, match=r"dtype is 'int8'; supported: auto, float32"):
         checkpoint.load_model("int8")
+
+
+def test_bfloat16_is_fast_where_it_is_faster_than_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastvlm.model import precision
+
+    cpu, times_s = torch.device("cpu"), {torch.bfloat16: 1.0, torch.float32: 2.0}
+    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "_matrix_product_s", times_s.__getitem__)
+    assert precision.has_fast_bfloat16(cpu)
+    times_s[torch.float32] = 0.5
+    assert not precision.has_fast_bfloat16(cpu)
+    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "_matrix_product_s", lambda dtype: pytest.fail("measured what the CPU does not have"))
+    assert not precision.has_fast_bfloat16(cpu)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int8, torch.uint8])

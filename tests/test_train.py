@@ -320,6 +320,27 @@ CONVERSATIONS = """
 """
 
 
+def test_frozen_modules_stay_as_they_are(tmp_path):
+    """Weights and BatchNorm averages; what stands above them learns."""
+    from fastvlm.train.loop import RunOptions
+    from fastvlm.train.run import run, start
+    from fastvlm.train.state import load_model
+
+    recipe = tmp_path / "tiny.yaml"
+    frozen = ["vision_tower.stem", "vision_tower.stages.0"]
+    recipe.write_text(TINY.replace("samples: 32", f"samples: 8\n    frozen: {json.dumps(frozen)}"))
+    model, _ = start(load_recipe(recipe))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run(load_recipe(recipe), tmp_path / "run", RunOptions(workers=0))
+    load_model(tmp_path / "run" / "1-read" / "state", model)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed and not [name for name in changed if name.startswith(tuple(frozen))]
+    with pytest.raises(RecipeError, match="frozen names vision_tower.stages.9, and the model has no such module"):
+        run(load_recipe(recipe, ["stages.0.frozen=[vision_tower.stages.9]"]), tmp_path / "other", RunOptions(workers=0))
+    with pytest.raises(RecipeError, match="frozen names language_model, whose part has no learning_rate"):
+        load_recipe(recipe, ["stages.0.frozen=[language_model]"])
+
+
 def test_the_result_is_a_checkpoint(tmp_path):
     """What a run leaves loads here and in transformers, and the loss over all stages falls."""
     transformers = pytest.importorskip("transformers")
@@ -730,6 +751,30 @@ def test_a_window_of_all_tokens_is_the_document(tmp_path):
     assert guided_loss > loss
     with pytest.raises(RecipeError, match=r"guided_layers are \[1\]; expected at least one of 0 to 0"):
         Objective(model, processor, {"attention_weight": 2.0, "guided_layers": [1]})
+
+
+def test_whole_documents_are_read_aloud_and_asked_about(tmp_path):
+    """`all: 2`: once each; running text, about which nothing is asked, once. And no cell has to be named."""
+    from fastvlm.data import documents
+    from fastvlm.train.objectives.reading import Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY.replace("image_size: 128", "image_size: 256"))
+    model, processor = start(load_recipe(recipe))
+    weights = dict.fromkeys(("map_weight", "middle_weight", "token_weight", "feature_weight"), 0.0)
+    objective = Objective(model, processor, {**weights, "windows": {"all": 2}})
+    form, text = (documents.generate(5, kind=kind, width=256, height=256) for kind in ("form", "lines"))
+    readings = [qa.answer for qa in form.qa if qa.kind == "transcription"]
+    aloud, asked = objective._conversations(form)
+    assert len(aloud) == 2 and aloud[1]["content"] in readings
+    assert not {message["content"] for message in asked if message["role"] == "assistant"} & set(readings)
+    assert [messages[1]["content"] for messages in objective._conversations(text)] == [text.text]
+    batch = objective.collate([objective.prepare(document) for document in (form, text)])
+    loss, metrics = objective.loss(model, batch)
+    assert len(batch["input_ids"]) == 3 and metrics.keys() == {"text_accuracy", "text_loss"} and loss == metrics["text_loss"][0]
+    with pytest.raises(RecipeError, match="windows has all: 3; expected 0, 1"):
+        Objective(model, processor, {"windows": {"all": 3}})
 
 
 def test_only_answers_are_learnt():

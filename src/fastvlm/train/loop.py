@@ -107,8 +107,9 @@ def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any
         rate = rates.get(part, 0.0)
         named = [pair for member in modules for pair in member.named_parameters()]
         adapts = stage.lora is not None and part in stage.lora.parts
+        kept = {parameter for frozen in _frozen_modules(model, stage) for parameter in frozen.parameters()}
         for name, parameter in named:
-            parameter.requires_grad_(rate > 0 and (not adapts or ".lora_" in name))
+            parameter.requires_grad_(rate > 0 and parameter not in kept and (not adapts or ".lora_" in name))
         parameters = list(dict.fromkeys(p for _, p in named if p.requires_grad or not rate))
         if rate > 0 and parameters:
             # biases, norms and layer scales are not weights of a map: decaying them shrinks the signal
@@ -131,9 +132,11 @@ def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any
 
 
 def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
-    """Training mode for what learns. A frozen tower stays in evaluation: its BatchNorm averages would drift with the batches."""
+    """Training mode for what learns. What is frozen of a tower stays in evaluation: its BatchNorm averages would drift with the batches."""
     for part in PARTS:
         getattr(model, part).train(part in stage.learning_rate)
+    for module in _frozen_modules(model, stage):
+        module.eval()
     if stage.freeze_batch_norm or (stage.lora is not None and "vision_tower" in stage.lora.parts):
         for layer in model.vision_tower.modules():
             if isinstance(layer, nn.BatchNorm2d):
@@ -145,6 +148,13 @@ def set_training_mode(model: FastVLMModel, stage: Stage) -> None:
         enable = getattr(model.language_model, "activation_checkpointing_enable", None)  # transformers 5.20 renamed it
         enable = enable or model.language_model.gradient_checkpointing_enable
         enable({"use_reentrant": False, "context_fn": _checkpoint_contexts})
+
+
+def _frozen_modules(model: FastVLMModel, stage: Stage) -> list[nn.Module]:
+    modules = dict(model.named_modules())
+    if unknown := sorted(set(stage.frozen) - set(modules)):
+        raise RecipeError(f"stage {stage.name!r}: frozen names {unknown[0]}, and the model has no such module")
+    return [modules[name] for name in stage.frozen]
 
 
 def _checkpoint_contexts() -> tuple[Any, Any]:
@@ -178,8 +188,8 @@ def run_stage(
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(), kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
-    if stage.precision == "bfloat16" and not has_fast_bfloat16(accelerator.device):
-        logger.warning("stage %s: this %s has no bfloat16, float32 is used instead", stage.name, accelerator.device.type)
+    if stage.precision == "bfloat16" and _any_process(not has_fast_bfloat16(accelerator.device), accelerator):
+        logger.warning("stage %s: this %s is not faster in bfloat16, float32 is used instead", stage.name, accelerator.device.type)
         stage = dataclasses.replace(stage, precision="float32")
     torch.manual_seed(recipe.seed)
     objective = load_plugin("fastvlm.train.objectives", stage.objective).Objective(model, processor, stage.options)

@@ -66,7 +66,7 @@ class Muon(torch.optim.AdamW):
             momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
             ahead = p.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
             mine = owner[index] == rank
-            directions.append(orthogonalize(ahead) if mine else torch.zeros_like(ahead, dtype=_dtype(p.device)))
+            directions.append(orthogonalize(ahead) if mine else torch.zeros_like(ahead, dtype=torch.bfloat16))
         if processes == 1 or not directions:
             return directions
         flat = sum_over_processes(torch.cat([direction.flatten() for direction in directions]))
@@ -78,20 +78,16 @@ def _cost(parameter: Tensor) -> float:
     return 4.0 * short**2 * long + 2.0 * short**3
 
 
-def _dtype(device: torch.device) -> torch.dtype:
-    return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-
-
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """U V^T of a matrix U S V^T, nearly. (m, n) -> (m, n), bfloat16 where the device has it.
+    """U V^T of a matrix U S V^T, nearly. (m, n) -> (m, n) in bfloat16, computed in it where it is fast.
 
     Its singular values come out between 0.85 and 1.15, those below a thousandth of the largest smaller.
     """
-    x = matrix.to(_dtype(matrix.device))
+    x = matrix.to(torch.bfloat16 if has_fast_bfloat16(matrix.device) else torch.float32)
     if x.shape[0] > x.shape[1]:
         return orthogonalize(matrix.T).T
     x = x / (x.norm() * 1.02 + 1e-7)
     for a, b, c in _COEFFICIENTS:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
+    return x.bfloat16()

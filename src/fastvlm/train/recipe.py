@@ -14,7 +14,7 @@ from fastvlm.prompts import BUILT_IN
 
 PARTS = ("vision_tower", "multi_modal_projector", "language_model")
 SCHEDULES = ("constant", "cosine", "linear")
-_TUPLES = ("betas", "parts", "targets")
+_TUPLES = ("betas", "frozen", "parts", "targets")
 
 
 class RecipeError(ValueError):
@@ -48,6 +48,7 @@ class Stage:
     batch_size: int  # samples
     learning_rate: dict[str, float]  # a part -> its peak; a part that is not named is frozen
     data: list[dict[str, Any]] = field(default_factory=list)  # the mixture: each source with its `weight`
+    frozen: tuple[str, ...] = ()  # modules that stay as they are although their part learns, such as vision_tower.stages.0
     objective_learning_rate: float | None = None  # of weights that the objective itself owns; None takes the highest of the parts
     options: dict[str, Any] = field(default_factory=dict)  # of the objective
     batch_tokens: int | None = None  # at least so many tokens before the weights move: batches of `batch_size` are put together till then
@@ -72,6 +73,8 @@ class Stage:
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.learning_rate) - set(PARTS)):
             raise RecipeError(f"stage {self.name!r}: learning_rate names {', '.join(unknown)}; parts are {', '.join(PARTS)}")
+        if idle := [name for name in self.frozen if name.partition(".")[0] not in self.learning_rate]:
+            raise RecipeError(f"stage {self.name!r}: frozen names {idle[0]}, whose part has no learning_rate: it does not learn anyway")
         if self.schedule not in SCHEDULES:
             raise RecipeError(f"stage {self.name!r}: schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
         if self.optimizer not in ("adamw", "muon"):

@@ -108,17 +108,18 @@ class Objective(nn.Module):
         """Summed loss, and the share of character cells that each head names right."""
         return self.loss_of(self.maps(model, batch), batch)
 
-    def maps(self, model: FastVLMModel, batch: Batch) -> dict[str, Tensor]:
+    def maps(self, model: FastVLMModel, batch: Batch, *, needs_tokens: bool = False) -> dict[str, Tensor]:
         """Maps (N, C, H/s, W/s) of stride 16 and, where they are needed, of 32 and 64 (the tokens), and the projected tokens."""
+        needs_tokens = needs_tokens or bool(self.token_weight or self.feature_weight)
         tower = model.vision_tower
         x = (batch["pixels"].permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
         x = tower.stem(x)
         for stage in tower.stages[:3]:
             x = stage(x)
         maps = {"map": x}
-        if self.middle_weight or self.token_weight or self.feature_weight:
+        if self.middle_weight or needs_tokens:
             maps["middle"] = x = tower.stages[3](x)
-        if self.token_weight or self.feature_weight:
+        if needs_tokens:
             maps["token"] = tower.final_conv(tower.stages[4](x))
         if self.feature_head is not None:
             features = model.multi_modal_projector(maps["token"].flatten(2).transpose(1, 2))

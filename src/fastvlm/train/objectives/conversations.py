@@ -34,12 +34,17 @@ class Objective(nn.Module):
         self.max_turns = options.get("max_turns", 4)
         self.max_length = options.get("max_length", 4096)
 
-    def messages(self, document: Any) -> list[dict[str, Any]]:
-        """A generated document as a conversation; which one is drawn from its ground truth, so it is the same every time."""
+    def messages(self, document: Any, transcription_share: float | None = None) -> list[dict[str, Any]]:
+        """A generated document as a conversation; which one is drawn from its ground truth, so it is the same every time.
+
+        Args:
+            transcription_share: how likely it is read out and not asked about; None: as the options say.
+        """
+        share = self.transcription_share if transcription_share is None else transcription_share
         rng = random.Random(f"{document.kind}/{document.text}")
         readings = [qa for qa in document.qa if qa.kind == "transcription"]
         questions = [qa for qa in document.qa if qa.kind != "transcription"]
-        if readings and (not questions or rng.random() < self.transcription_share):
+        if readings and (not questions or rng.random() < share):
             chosen = [rng.choice(readings)]
         else:
             chosen = rng.sample(questions, min(len(questions), rng.randint(1, self.max_turns)))

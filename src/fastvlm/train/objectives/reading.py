@@ -4,6 +4,7 @@ The dense loss keeps in the tokens what the answers do not ask for yet. Samples 
 
 Options in the recipe: those of both; `cell_weight`, the dense loss's share against 1 for the text; `windows`, such as {1x1: 8, 1x8: 2}:
 read aloud so many windows of so many rows and columns of tokens, instead of the whole document, or besides it with {1x1: 4, all: 1};
+`all: 2` has the whole document both read aloud and asked about, where `all: 1` does one of them;
 `attention_weight`, of attention that looks elsewhere than at the next character, in the `guided_layers` (the upper two thirds).
 """
 
@@ -40,7 +41,10 @@ class Objective(nn.Module):
         self.text = _GuidedText(model, processor, options, layers if self.attention_weight else [])
         self.cells = characters.Objective(model, processor, options)
         self.windows: dict[str, int] = dict(options.get("windows", {}))
-        self.whole = bool(self.windows.pop("all", not self.windows))
+        whole = int(self.windows.pop("all", not self.windows))
+        if whole not in (0, 1, 2):
+            raise RecipeError(f"windows has all: {whole}; expected 0, 1 (read aloud or asked about) or 2 (both)")
+        self.transcription_shares = ([], [self.text.transcription_share], [1.0, 0.0])[whole]
         # a picture of one token, in whose place a window's tokens are put
         self.one_token = copy.copy(processor)
         self.one_token.image_processor = processor.image_processor.at_size(PATCH_SIZE)
@@ -54,8 +58,7 @@ class Objective(nn.Module):
             inputs = self._reading(text, len(numbers))
             quotes = [(text, np.searchsorted(numbers, token_of[letters]))] if is_guided and len(numbers) > 1 else []
             rows.append((inputs, numbers, places(inputs, quotes, tokenizer)))
-        if self.whole:
-            messages = self.text.messages(document)
+        for messages in self._conversations(document):
             whole, tokens = self.text.prepare(messages), self._num_tokens(document)
             if (whole.input_ids == self.one_token.image_token_id).sum() != tokens:
                 raise RecipeError(
@@ -66,6 +69,11 @@ class Objective(nn.Module):
             quotes = [(answer, None if (quoted := letters_of(answer, document)) is None else token_of[quoted]) for answer in answers]
             rows.append((dataclasses.replace(whole, image_groups=[]), np.arange(tokens), places(whole, quotes, tokenizer)))
         return self.cells.prepare(document), rows
+
+    def _conversations(self, document: Any) -> list[list[dict[str, Any]]]:
+        """About the whole document; a text about which there are no questions is not read aloud twice."""
+        drawn = [self.text.messages(document, share) for share in self.transcription_shares]
+        return drawn[:1] if len(drawn) == 2 and drawn[0][-1]["content"] == drawn[1][-1]["content"] else drawn
 
     def _reading(self, text: str, num_tokens: int) -> ModelInputs:
         """A window of so many tokens read aloud; without pixels, and without a question, which would take longer than most answers."""
@@ -99,7 +107,7 @@ class Objective(nn.Module):
 
     def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed loss of the text, and the cells' mean as if it were over as many targets."""
-        maps = self.cells.maps(model, batch)
+        maps = self.cells.maps(model, batch, needs_tokens=True)
         if "feature" in maps:
             features = maps["feature"].flatten(2).transpose(1, 2)
         else:
