@@ -7,6 +7,7 @@ import logging
 import random
 import tarfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -220,6 +221,17 @@ def test_pictures_that_cannot_be_read_are_broken_samples(images):
     assert len(lines) == 2
     assert lines[0].startswith("data.jsonl[1]: ") and "picture" in lines[0]
     assert lines[1].startswith("data.jsonl[2]: not JSON")
+
+
+def test_generated_documents_are_enlarged():
+    """Ink and boxes together: what is dark in the small picture's box of each character is dark in the large one's."""
+    drawn = {"generator": "documents", "kinds": {"lines": 1}, "sizes": [[128, 192]], "options": {"degradation": 0}}
+    small, large = (BatchSource([{**drawn, "scale": scale}], batch_size=1, seed="s").batch(0)[0] for scale in (1, 2.5))
+    assert small.text == large.text and large.image.size == (320, 480)
+    assert [line.x_height_px for line in large.lines] == [2.5 * line.x_height_px for line in small.lines]
+    for before, after in zip(small.boxes, large.boxes, strict=True):
+        means = [np.mean(np.asarray(d.image.crop(tuple(box)), float)) for d, box in ((small, before), (large, after))]
+        assert after == pytest.approx(before * 2.5) and means[1] == pytest.approx(means[0], abs=20)
 
 
 def test_unknown_fields_of_a_source_are_refused(images):

@@ -1,6 +1,7 @@
 """{generator: documents, kinds: {words: 2, letter: 1}, sizes: [[256, 256]], options: {...}}: documents made on the fly, without end.
 
-`kinds` gives shares (default: all that nano is trained on), `sizes` the pictures' in pixels, one a batch; `options` go to `generate`.
+`kinds` gives shares (default: all that nano is trained on), `sizes` the pictures' in pixels, one a batch; `options` go to `generate`;
+pictures are enlarged `scale` times when they are drawn.
 """
 
 from functools import partial
@@ -12,13 +13,13 @@ from fastvlm.data import documents
 from fastvlm.train.recipe import RecipeError
 from fastvlm.train.sources import Draw
 
-FIELDS = ("kinds", "sizes", "options")
+FIELDS = ("kinds", "sizes", "options", "scale")
 
 
 class _Documents:
-    def __init__(self, kinds: dict[str, float], sizes: list[list[int]], options: dict[str, Any]):
+    def __init__(self, kinds: dict[str, float], sizes: list[list[int]], options: dict[str, Any], scale: float):
         self.names, shares = list(kinds), np.array(list(kinds.values()), float)
-        self.shares, self.sizes, self.options = shares / shares.sum(), sizes, options
+        self.shares, self.sizes, self.options, self.scale = shares / shares.sum(), sizes, options, scale
 
     def draws(self, rng: np.random.Generator, position: int, count: int) -> list[Draw]:
         width, height = self.sizes[rng.integers(len(self.sizes))]  # one size a batch, so that the pictures stack
@@ -26,8 +27,12 @@ class _Documents:
         for _ in range(count):
             seed, kind = int(rng.integers(2**62)), self.names[rng.choice(len(self.names), p=self.shares)]
             options = {"split": "train", "kind": kind, "width": width, "height": height, **self.options}
-            draws.append(Draw(f"{kind} {seed}", partial(documents.generate, seed, **options)))
+            draws.append(Draw(f"{kind} {seed}", partial(self._draw, seed, **options)))
         return draws
+
+    def _draw(self, seed: int, **options: Any) -> documents.Document:
+        document = documents.generate(seed, **options)
+        return document if self.scale == 1 else document.scaled(self.scale)
 
 
 def open_source(entry: dict[str, Any], seed: str) -> _Documents:
@@ -36,4 +41,4 @@ def open_source(entry: dict[str, Any], seed: str) -> _Documents:
     kinds = entry.get("kinds") or dict.fromkeys(documents.default_kinds(), 1.0)
     if unknown := sorted(set(kinds) - set(documents.kinds())):
         raise RecipeError(f"unknown kinds {', '.join(unknown)}; available: {', '.join(documents.kinds())}")
-    return _Documents(kinds, entry.get("sizes", [[512, 512]]), entry.get("options", {}))
+    return _Documents(kinds, entry.get("sizes", [[512, 512]]), entry.get("options", {}), entry.get("scale", 1))
