@@ -77,7 +77,10 @@ class Document:
     def scaled(self, factor: float) -> "Document":
         """The same in so many times as many pixels, bicubic, as a model sees a picture that is smaller than its input."""
         width, height = (round(side * factor) for side in self.image.size)
-        lines = [Line(line.text, tuple(factor * edge for edge in line.box), factor * line.x_height_px) for line in self.lines]
+        lines = []
+        for line in self.lines:
+            x0, y0, x1, y1 = (factor * edge for edge in line.box)
+            lines.append(Line(line.text, (x0, y0, x1, y1), factor * line.x_height_px))
         image = self.image.resize((width, height), Image.Resampling.BICUBIC)
         return replace(self, image=image, boxes=self.boxes * np.float32(factor), lines=lines)
 
