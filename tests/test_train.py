@@ -75,6 +75,18 @@ def test_recipes_that_cannot_run_are_refused(tmp_path, change, message):
         load_recipe(path)
 
 
+def test_a_recipe_and_its_stages_go_on_from_another(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    other = tmp_path / "other.yaml"
+    other.write_text("base: tiny.yaml\nseed: 4\nstages: [{base: read, name: more, samples: 64}, {base: read}]\n")
+    tiny, recipe = load_recipe(tmp_path / "tiny.yaml"), load_recipe(other)
+    more = dataclasses.replace(tiny.stages[0], name="more", samples=64)
+    assert recipe == dataclasses.replace(tiny, seed=4, stages=(more, tiny.stages[0]))
+    other.write_text("base: tiny.yaml\nstages: [{base: reed}]\n")
+    with pytest.raises(RecipeError, match="other.yaml: no stage 'reed' in tiny.yaml; it has read"):
+        load_recipe(other)
+
+
 def test_schedule_by_hand():
     stage = Stage("s", "characters", samples=100, batch_size=10, learning_rate={}, warmup_samples=20, final_learning_rate=0.1)
     scales = [stage.learning_rate_scale(step) for step in range(10)]

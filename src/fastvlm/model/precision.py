@@ -1,4 +1,4 @@
-"""Which of the 16-bit types a device computes with by itself, and does not emulate."""
+"""Whether a device gains from bfloat16, which it may have to emulate."""
 
 import functools
 import time

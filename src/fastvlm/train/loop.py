@@ -103,11 +103,11 @@ def parameter_groups(module: TrainingModule, stage: Stage) -> list[dict[str, Any
     rates = dict(stage.learning_rate)
     highest = max(rates.values(), default=0.0)
     rates["objective"] = highest if stage.objective_learning_rate is None else stage.objective_learning_rate
+    kept = {parameter for frozen in _frozen_modules(model, stage) for parameter in frozen.parameters()}
     for part, modules in members.items():
         rate = rates.get(part, 0.0)
         named = [pair for member in modules for pair in member.named_parameters()]
         adapts = stage.lora is not None and part in stage.lora.parts
-        kept = {parameter for frozen in _frozen_modules(model, stage) for parameter in frozen.parameters()}
         for name, parameter in named:
             parameter.requires_grad_(rate > 0 and parameter not in kept and (not adapts or ".lora_" in name))
         parameters = list(dict.fromkeys(p for _, p in named if p.requires_grad or not rate))

@@ -142,7 +142,7 @@ def load_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The fields of a file, on top of those of the recipe that its `base` names."""
+    """The fields of a file, on top of those of the recipe that its `base` names; the same for its stages, whose `base` is a stage there."""
     import yaml
 
     try:
@@ -155,6 +155,13 @@ def _read(path: Path) -> dict[str, Any]:
     if base is None:
         return values
     inherited = _read(path.parent / base)
+    stages = {stage["name"]: stage for stage in inherited.get("stages") or []}
+    for index, stage in enumerate(values.get("stages") or []):
+        if "base" in stage:
+            if stage["base"] not in stages:
+                raise RecipeError(f"{path}: no stage {stage['base']!r} in {base}; it has {', '.join(stages)}")
+            own = {name: value for name, value in stage.items() if name != "base"}
+            values["stages"][index] = {**stages[stage["base"]], **own}
     return {**inherited, **values}
 
 
