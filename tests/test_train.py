@@ -812,6 +812,27 @@ def test_only_answers_are_learnt():
     assert batch["pixel_values"].shape == (2, 3, 128, 128)
 
 
+def test_input_noise_changes_what_is_shown_and_not_what_is_learnt():
+    from fastvlm.train.objectives.conversations import IGNORE, Objective
+    from fastvlm.train.run import new_processor
+
+    processor = new_processor({"text_config": {"max_position_embeddings": 4096}, "image_size": 128})
+    content = [{"type": "image", "image": Image.new("RGB", (64, 64))}, {"type": "text", "text": "Read it."}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "0123456789" * 200}]
+    clean, noisy, again = (
+        objective.collate([objective.prepare(messages)])
+        for objective in (Objective(None, processor, {"input_noise": share}) for share in (0.0, 0.2, 0.2))
+    )
+    assert torch.equal(noisy["input_ids"], again["input_ids"])  # a resumed run sees the same
+    assert torch.equal(clean["labels"], noisy["labels"])
+    is_target = clean["labels"] != IGNORE
+    differs = clean["input_ids"] != noisy["input_ids"]
+    assert not differs[~is_target].any()
+    assert 0.14 < differs[is_target].float().mean() < 0.22  # one of ten is replaced by its like
+    assert not differs[clean["labels"] == processor.tokenizer.token_id("<|end|>")].any()
+    assert set(noisy["input_ids"][is_target].tolist()) == set(clean["input_ids"][is_target].tolist())
+
+
 def test_truncation_never_cuts_a_picture():
     """Two pictures of 4 tokens: cut between them, within the second, and within an answer."""
     from fastvlm.records import BrokenSample

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastvlm.processor import Processor
     from fastvlm.tokenizer import Tokenizer
 
-FORMAT = 2  # part of the folder's name: count it up when the content changes
+FORMAT = 3  # part of the folder's name: count it up when the content changes
 _NAMED_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # The released checkpoints' language models (their config.json), and the embedded model's sizes (recipes/nano/nano.yaml).
 _QWEN2: dict[str, Any] = {
@@ -52,15 +52,15 @@ def _sizes(hidden: int, intermediate: int, layers: int, heads: int, key_value_he
 
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "nano": {**_NANO, **_sizes(384, 768, 5, 4, 2)},
+    "nano": {**_NANO, **_sizes(384, 768, 6, 6, 6)},
     "0.5b": {**_QWEN2, **_sizes(896, 4864, 24, 14, 2)},
     "1.5b": {**_QWEN2, **_sizes(1536, 8960, 28, 12, 2)},
     "7b": {**_7B, **_sizes(3584, 18944, 28, 28, 4)},
 }
 _TOWERS = {
-    "nano": VisionConfig(layers=(1, 2, 4, 2, 2), embed_dims=(16, 48, 144, 288, 576), mlp_ratios=(3, 3, 4, 3, 2)),
+    "nano": VisionConfig(layers=(1, 2, 6, 3, 3), embed_dims=(32, 64, 192, 384, 384), mlp_ratios=(3, 3, 4, 3, 2)),
 }
-_IMAGE_SIZES = {"nano": 512}
+_IMAGE_SIZES = {"nano": 1280}
 # Ids that the tokenizer knows. Rows of the head beyond them exist, in the released models too, and are never produced.
 _VOCABULARIES = {"nano": 256 + len(_NAMED_TOKENS)}
 _RELEASED_VOCABULARY = 151_646

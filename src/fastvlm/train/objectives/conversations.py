@@ -4,10 +4,13 @@ The ids and the mask come from the processor in one pass, so what is learnt is w
 last turn is the assistant's; generated documents become messages here: the whole text, or some questions in turn.
 
 Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `max_turns`; `max_length` in
-tokens, at which a longer sample is cut, but never within a picture.
+tokens, at which a longer sample is cut, but never within a picture; `input_noise`, the share of the answers' tokens that are shown wrong
+and have to be continued right: a model's own answers are not free of errors, and what it reads next is in the picture (the anti-repetition
+augmentation of Nougat, arXiv 2308.13418, section 5.4).
 """
 
 import random
+import zlib
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,7 @@ class Objective(nn.Module):
         self.transcription_share = options.get("transcription_share", 0.5)
         self.max_turns = options.get("max_turns", 4)
         self.max_length = options.get("max_length", 4096)
+        self.input_noise = options.get("input_noise", 0.0)
 
     def messages(self, document: Any, transcription_share: float | None = None) -> list[dict[str, Any]]:
         """A generated document as a conversation; which one is drawn from its ground truth, so it is the same every time.
@@ -74,8 +78,8 @@ class Objective(nn.Module):
         labels = np.full((len(rows), length), IGNORE, np.int64)
         for index, row in enumerate(rows):
             count = row.input_ids.shape[1]
-            input_ids[index, :count] = row.input_ids[0]
             assert row.loss_mask is not None
+            input_ids[index, :count] = with_noise(row.input_ids[0], row.loss_mask[0], self.input_noise)
             labels[index, :count] = np.where(row.loss_mask[0], row.input_ids[0], IGNORE)
         batch: Batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
@@ -144,6 +148,16 @@ def _rows_of_like_length(is_target: Tensor, model: FastVLMModel) -> list[tuple[T
             groups.append([])
         groups[-1].append(row)
     return [(torch.tensor(rows, device=is_target.device), int(lengths[rows[-1]])) for rows in groups]
+
+
+def with_noise(ids: np.ndarray, is_answer: np.ndarray, share: float) -> np.ndarray:
+    """Ids (S,) with about this share of the answers' tokens replaced by others of them; never an end mark. The same ids give the same."""
+    said = np.flatnonzero(is_answer[:-1] & is_answer[1:])
+    rng = np.random.default_rng(zlib.crc32(ids.tobytes()))
+    shown = ids.copy()
+    chosen = said[rng.random(len(said)) < share]
+    shown[chosen] = ids[rng.permutation(said)[: len(chosen)]]
+    return shown
 
 
 def truncate(inputs: ModelInputs, length: int, image_token_id: int) -> ModelInputs:
