@@ -1,6 +1,5 @@
 """Training: recipes, dense targets, initialisation, and a run that is killed and goes on."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -560,8 +559,8 @@ def test_attention_that_is_not_plain_is_left_to_torch():
     from fastvlm.train.attention import PlainAttention
 
     torch.manual_seed(0)
-    query, key = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 5, 8)
-    bias = torch.randn(5, 5)
+    query, key = torch.randn(2, 4, 5, 8).bfloat16(), torch.randn(2, 2, 5, 8).bfloat16()
+    bias = torch.randn(5, 5).bfloat16()
     with PlainAttention():
         grouped = F.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
         added = F.scaled_dot_product_attention(query, query, query, bias)
@@ -583,10 +582,27 @@ def test_reading_learns_text_and_cells_together(tmp_path):
     assert {"map_accuracy", "token_accuracy", "text_accuracy"} <= set(log[0])
 
 
+def test_attention_is_plain_in_bfloat16_only(monkeypatch):
+    from torch.nn import functional as F
+
+    from fastvlm.train import attention
+
+    calls = []
+    monkeypatch.setattr(attention, "plain_attention", lambda query, *others, **options: calls.append(query.dtype) or query)
+    query = torch.randn(1, 2, 5, 8)
+    with attention.PlainAttention():
+        F.scaled_dot_product_attention(query, query, query, is_causal=True)
+        assert calls == []
+        F.scaled_dot_product_attention(*[query.bfloat16()] * 3, is_causal=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            F.scaled_dot_product_attention(query, query, query, is_causal=True)
+    assert calls == [torch.bfloat16, torch.float32]
+
+
 @pytest.mark.parametrize("masking", ["causal", "mask", "none"])
 def test_plain_attention_is_torchs(masking):
     """Forward and backward, against torch's own kernel, in float32."""
-    from fastvlm.train.attention import PlainAttention
+    from fastvlm.train.attention import plain_attention
 
     torch.manual_seed(0)
     query, key, value = (torch.randn(2, 3, 17, 8, requires_grad=True) for _ in range(3))
@@ -594,9 +610,8 @@ def test_plain_attention_is_torchs(masking):
     mask.fill_diagonal_(True)
     options = {"causal": {"is_causal": True}, "mask": {"attn_mask": mask}, "none": {"scale": 0.3}}[masking]
     results = []
-    for context in (contextlib.nullcontext(), PlainAttention()):
-        with context:
-            mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    for attention in (torch.nn.functional.scaled_dot_product_attention, plain_attention):
+        mixed = attention(query, key, value, **options)
         results.append((mixed, *torch.autograd.grad(mixed.square().sum(), (query, key, value))))
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)
 
