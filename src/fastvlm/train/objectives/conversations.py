@@ -5,8 +5,7 @@ last turn is the assistant's; generated documents become messages here: the whol
 
 Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `max_turns`; `max_length` in
 tokens, at which a longer sample is cut, but never within a picture; `input_noise`, the share of the answers' tokens that are shown wrong
-and have to be continued right: a model's own answers are not free of errors, and what it reads next is in the picture (the anti-repetition
-augmentation of Nougat, arXiv 2308.13418, section 5.4).
+and have to be continued right: a model's own answers are not free of errors, and what comes next stands in the picture.
 """
 
 import random
