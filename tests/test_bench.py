@@ -333,6 +333,7 @@ def test_ttft_beside_transformers_on_the_same_work(nano, tmp_path, capsys, monke
     parts = sum(warm[part]["median"] for part in ("encode_s", "prefill_s", "first_token_s"))
     assert warm["ttft_s"]["median"] == pytest.approx(parts)
     assert warm["second_question"]["cached_tokens"] > result["work"]["image_tokens"]
+    assert warm["streaming"]["stream_s"]["median"] > warm["streaming"]["steps_s"]["median"] > 0 and "on top of the model's steps" in out
     assert warm["completion_tokens"] == 3 and result["work"]["image_size"] == [1, 128, 128]
     assert (tmp_path / "x.txt").read_text().strip() == out.rsplit("\n", 2)[0].strip()
     assert json.loads((tmp_path / "x.json").read_text()) == result

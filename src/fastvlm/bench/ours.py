@@ -79,6 +79,21 @@ class Program:
         seconds = time.perf_counter() - start - result.timings.decode_s
         return {"first_ttft_s": first["ttft_s"], "second_ttft_s": seconds, "cached_tokens": result.timings.cached_tokens}
 
+    def streaming(self) -> dict[str, Any]:
+        """A streamed answer from its second token on: by the wall clock, and the model's own steps in it."""
+        from fastvlm.generate import GenerationOptions
+        from fastvlm.processor import ModelInputs
+        from fastvlm.vlm import FastVLM
+
+        runtime = _TimedSteps(self.vlm.runtime)
+        inputs = ModelInputs(input_ids=self.work.input_ids[None], image_groups=[self.pixel_values])
+        vlm = FastVLM(self.vlm.processor, runtime, feature_cache_bytes=0, prefix_cache_bytes=0)
+        for _ in vlm.engine.stream(inputs, GenerationOptions(max_new_tokens=self.work.max_new_tokens)):
+            pass
+        if runtime.started is None:
+            return {"stream_s": None, "steps_s": None}
+        return {"stream_s": time.perf_counter() - runtime.started, "steps_s": runtime.decode_s}
+
     def batch(self) -> dict[str, Any]:
         """Eight answers decoded together, and one."""
         from fastvlm.generate import GenerationOptions
@@ -96,6 +111,25 @@ class Program:
             "batch_decode_s": many[0].timings.decode_s,
             "tokens_per_s": sum(result.timings.completion_tokens - 1 for result in many) / many[0].timings.decode_s,
         }
+
+
+class _TimedSteps:
+    """A runtime that sums the seconds of its decoding steps."""
+
+    def __init__(self, runtime: Any):
+        self._runtime = runtime
+        self.started: float | None = None
+        self.decode_s = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+    def decode(self, tokens: np.ndarray, cache: Any) -> np.ndarray:
+        start = time.perf_counter()
+        self.started = start if self.started is None else self.started
+        logits = self._runtime.decode(tokens, cache)
+        self.decode_s += time.perf_counter() - start
+        return logits
 
 
 def load(work: Work, variant: str) -> Program:

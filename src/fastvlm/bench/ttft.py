@@ -183,6 +183,7 @@ def _warm(ours: Contestant, runs: int, say: Say) -> dict[str, Any]:
             **_summary(second, ("first_ttft_s", "second_ttft_s")),
             "cached_tokens": second[-1]["cached_tokens"],
         },
+        "streaming": _summary([ours.run("streaming") for _ in range(runs)], ("stream_s", "steps_s")),
         "batch": ours.run("batch"),
         "peak_memory_bytes": answers[-1]["peak_memory_bytes"],
     }
@@ -418,6 +419,9 @@ def _warm_table(warm: dict[str, Any]) -> str:
             f"{1 / warm['per_token_s']['median']:.1f} tokens/s; {batch['batch_size']} at once: {batch['tokens_per_s']:.1f} tokens/s, "
             f"{together:.2f} times the time of one"
         )
+    if "stream_s" in warm.get("streaming", {}):
+        stream, steps = (warm["streaming"][name]["median"] for name in ("stream_s", "steps_s"))
+        lines.append(f"picking tokens and streaming their text: {stream / steps - 1:.2%} on top of the model's steps")
     return "\n".join(lines)
 
 
