@@ -12,12 +12,7 @@ PIP_TORCH := $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requireme
 .PHONY: demo test test-slow lint types clean
 
 demo: $(VENV)/.installed
-	@if [ -d src/fastvlm/models/nano ] && [ -f examples/receipt.png ]; then \
-		$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the total?" --stats; \
-	else \
-		echo "The embedded model is not trained yet. What there is takes a checkpoint of Apple's or transformers':"; \
-		$(BIN)/fastvlm predict --help; \
-	fi
+	$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the total?" --stats
 
 test: lint types
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -1,4 +1,4 @@
-"""Where a model errs when it reads aloud, each byte told those before: python training/nano/by_place.py training/nano/model 4
+"""Where a model errs when it reads aloud, each byte told those before: python training/nano/by_place.py nano 4
 
 Of so many documents for validation of each kind, 768 pixels wide: the share of bytes that the model puts first, by what they are.
 """

@@ -1,4 +1,4 @@
-"""Bring the activations of a checkpoint of nano back to size: python training/nano/rescale.py training/nano/model runs/rescaled
+"""Bring the activations of a checkpoint of nano back to size: python training/nano/rescale.py THAT_CHECKPOINT runs/rescaled
 
 Without weight decay enough, Muon lets the tower's last stage come to an rms of 2,400, to which its blocks add 70, and the projected tokens
 to 90,000, to which a layer of the decoder adds 10: neither can change anything any more. The stream is multiplied by `STREAM`, its
