@@ -294,7 +294,7 @@ def test_gguf_holds_the_same_weights(nano, tmp_path):
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors()}
     llama_cpp.write_gguf(tmp_path / "x.gguf", checkpoint.config.text_config, tensors, "Q8_0")
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
-    assert len(stored) == 1 + 1 + 5 * 12  # embedding, last norm; a tied head is not stored again
+    assert len(stored) == 1 + 1 + 6 * 12  # embedding, last norm; a tied head is not stored again
     for name, ours in [("blk.3.ffn_down.weight", "layers.3.mlp.down_proj.weight"), ("blk.0.attn_q.bias", "layers.0.self_attn.q_proj.bias")]:
         value = gguf.quants.dequantize(stored[name].data, stored[name].tensor_type)
         expected = tensors[f"language_model.{ours}"].read().float().numpy()
