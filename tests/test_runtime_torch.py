@@ -38,7 +38,9 @@ GPT_NEOX = {
     "max_position_embeddings": 256,
 }
 GEMMA = {**QWEN2, "model_type": "gemma", "head_dim": 8, "tie_word_embeddings": True}
-TEXT_CONFIGS = [QWEN2, MISTRAL, GPT_NEOX, GEMMA]
+# no heads, no longest context, a state in place of keys and values
+FALCON_MAMBA = {"model_type": "falcon_mamba", "hidden_size": 32, "num_hidden_layers": 2, "vocab_size": QWEN2["vocab_size"], "state_size": 8}
+TEXT_CONFIGS = [QWEN2, MISTRAL, GPT_NEOX, GEMMA, FALCON_MAMBA]
 
 
 def tiny_model(text_config: dict = QWEN2, seed: int = 0) -> FastVLMModel:

@@ -236,7 +236,8 @@ class TextConfig:
             raise ConfigError(f"{where}: model_type is {model_type!r}; expected a name such as 'qwen2'")
         foreign = model_type not in DECODER_FAMILIES
         if foreign:
-            values = _with_usual_names(values)
+            # state-space models have no heads, and no longest context
+            values = {"num_attention_heads": 1, "max_position_embeddings": _ENDLESS, **_with_usual_names(values)}
         num_heads = _positive_int(values, "num_attention_heads", where)
         hidden_size = _positive_int(values, "hidden_size", where)
         num_layers = _positive_int(values, "num_hidden_layers", where)
@@ -314,6 +315,8 @@ class TextConfig:
         values["rope_theta"] = self.rope.rope_theta  # for readers older than transformers 5
         return values
 
+
+_ENDLESS = 1 << 20  # tokens of context where a config states none
 
 # What other families call the sizes that we need to know (GPT-2, BLOOM, MPT, ...): transformers' `attribute_map`s, without importing it.
 _OTHER_NAMES = {

@@ -64,6 +64,7 @@ class ForeignDecoder:
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(f"transformers cannot build a language model of type {config.model_type!r}: {reason}") from error
+        self.has_attention = getattr(hf_config, "num_attention_heads", None) is not None
         self.config = config
         self.base_model: nn.Module = self.causal_lm.base_model
         self.lm_head: nn.Module = self.causal_lm.get_output_embeddings()
@@ -114,12 +115,20 @@ class ForeignDecoder:
 
     def logits(self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: ForeignCache | None, last_only: bool) -> Tensor:
         """As `FastVLMModel.forward`."""
+        length = inputs_embeds.shape[1]
+        if not self.has_attention and cache is not None and cache.length and length > 1:
+            # transformers' state-space models go on from a state by one token at a time
+            masks = [None] * length if attention_mask is None else attention_mask.split(1, dim=1)
+            steps = [self.logits(embeds, mask, cache, last_only) for embeds, mask in zip(inputs_embeds.split(1, dim=1), masks, strict=True)]
+            return steps[-1] if last_only else torch.cat(steps, dim=1)
         new = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         mask = new.to(inputs_embeds.device)
         if cache is not None:
             mask = torch.cat((cache.mask.to(mask.device), mask), dim=1)
             cache.mask = mask
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
+        if not self.has_attention:
+            mask = mask[:, -length:]  # what came before is in the state
         arguments = {"inputs_embeds": inputs_embeds, "attention_mask": mask.long(), "use_cache": cache is not None}
         if _accepts(self.causal_lm, "position_ids"):
             arguments["position_ids"] = positions
