@@ -30,8 +30,16 @@ class ForeignCache:
 
     @property
     def nbytes(self) -> int:
-        layers = self.past_key_values.layers
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers if getattr(layer, "keys", None) is not None)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._attention_layers)
+
+    @property
+    def is_state_only(self) -> bool:
+        """Whether what came before is in states, and no key of it is kept: state-space models."""
+        return self.length > 0 and not self._attention_layers
+
+    @property
+    def _attention_layers(self) -> list[Any]:
+        return [layer for layer in self.past_key_values.layers if getattr(layer, "keys", None) is not None]
 
     def trim(self, length: int) -> None:
         """Forget all columns from `length` on."""
@@ -64,7 +72,6 @@ class ForeignDecoder:
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ConfigError(f"transformers cannot build a language model of type {config.model_type!r}: {reason}") from error
-        self.has_attention = getattr(hf_config, "num_attention_heads", None) is not None
         self.config = config
         self.base_model: nn.Module = self.causal_lm.base_model
         self.lm_head: nn.Module = self.causal_lm.get_output_embeddings()
@@ -116,8 +123,8 @@ class ForeignDecoder:
     def logits(self, inputs_embeds: Tensor, attention_mask: Tensor | None, cache: ForeignCache | None, last_only: bool) -> Tensor:
         """As `FastVLMModel.forward`."""
         length = inputs_embeds.shape[1]
-        if not self.has_attention and cache is not None and cache.length and length > 1:
-            # transformers' state-space models go on from a state by one token at a time
+        is_state_only = cache is not None and cache.is_state_only
+        if is_state_only and length > 1:  # transformers goes on from a state by one token at a time
             masks = [None] * length if attention_mask is None else attention_mask.split(1, dim=1)
             steps = [self.logits(embeds, mask, cache, last_only) for embeds, mask in zip(inputs_embeds.split(1, dim=1), masks, strict=True)]
             return steps[-1] if last_only else torch.cat(steps, dim=1)
@@ -127,8 +134,8 @@ class ForeignDecoder:
             mask = torch.cat((cache.mask.to(mask.device), mask), dim=1)
             cache.mask = mask
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -length:]
-        if not self.has_attention:
-            mask = mask[:, -length:]  # what came before is in the state
+        if is_state_only:
+            mask = mask[:, -length:]
         arguments = {"inputs_embeds": inputs_embeds, "attention_mask": mask.long(), "use_cache": cache is not None}
         if _accepts(self.causal_lm, "position_ids"):
             arguments["position_ids"] = positions
