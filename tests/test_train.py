@@ -764,7 +764,7 @@ def test_a_window_of_all_tokens_is_the_document(tmp_path):
     for document in made:
         content = [{"type": "image", "image": document.image}]
         asked = processor.training_inputs([{"role": "user", "content": content}, {"role": "assistant", "content": document.text}])
-        assert windows._reading(document.text, 4).input_ids.tolist() == asked.input_ids.tolist()
+        assert windows._reading([], document.text, 4).input_ids.tolist() == asked.input_ids.tolist()
     windows.load_state_dict(whole.state_dict())
     batch = windows.collate([windows.prepare(document) for document in made])
     assert batch["token_numbers"].tolist() == list(range(8))
@@ -778,6 +778,47 @@ def test_a_window_of_all_tokens_is_the_document(tmp_path):
     assert guided_loss > loss
     with pytest.raises(RecipeError, match=r"guided_layers are \[1\]; expected at least one of 0 to 0"):
         Objective(model, processor, {"attention_weight": 2.0, "guided_layers": [1]})
+
+
+def test_questions_apart_are_as_if_each_were_asked_alone(tmp_path):
+    """Summed loss and looks of one row of questions against a conversation for each of them; what does not fit goes as a whole question."""
+    from fastvlm.data import documents
+    from fastvlm.train.objectives.reading import Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY.replace("image_size: 128", "image_size: 256"))
+    model, processor = start(load_recipe(recipe))
+    options = dict.fromkeys(("map_weight", "middle_weight", "token_weight", "cell_weight", "transcription_share"), 0.0)
+    options |= {"min_turns": 9, "max_turns": 9, "apart": True, "attention_weight": 1.0, "guided_layers": [0]}
+    objective = Objective(model, processor, options)
+    form = documents.generate(5, kind="form", width=256, height=256)
+    messages = objective.text.messages(form)
+    assert len(messages) == 18
+
+    def measure(rows):
+        batch = objective.collate([(objective.cells.prepare(form), rows)])
+        loss, metrics = objective.loss(model, batch)
+        return loss.item(), {name: [part.item() for part in metrics[name]] for name in ("text_accuracy", "attention_accuracy")}
+
+    image = messages[0]["content"][0]
+    alone = []
+    for asked, answer in zip(messages[::2], messages[1::2], strict=True):
+        question = {"role": "user", "content": [image, asked["content"][-1]]}
+        objective.text.messages = lambda document, share=None, pair=(question, answer): list(pair)
+        alone += objective.prepare(form)[1]
+    del objective.text.messages
+    (row,) = objective.prepare(form)[1]
+    assert row.segments.max() == 9 and len(row.segments) < sum(len(other.segments) for other in alone) - 8 * 16
+    loss, metrics = measure([row])
+    expected, expected_metrics = measure(alone)
+    assert loss == pytest.approx(expected, rel=1e-5) and metrics == expected_metrics
+    chained, _ = measure([Objective(model, processor, {**options, "apart": False}).prepare(form)[1][0]])
+    assert abs(chained - expected) > 1e-4 * expected
+
+    short = Objective(model, processor, {**options, "max_length": len(row.segments) - 5})
+    (cut,) = short.prepare(form)[1]
+    assert cut.segments.tolist() == row.segments[row.segments < 9].tolist()
 
 
 def test_whole_documents_are_read_aloud_and_asked_about(tmp_path):

@@ -184,7 +184,12 @@ class Decoder(nn.Module):
         return KVCache(self.config, batch_size, capacity, weight.device, weight.dtype)
 
     def forward(
-        self, inputs_embeds: Tensor, attention_mask: Tensor | None = None, cache: KVCache | None = None, last_only: bool = False
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+        segments: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states (B, S, D) of new tokens, or (B, 1, D) of the last column, which spares the last layer most of its work.
 
@@ -192,6 +197,8 @@ class Decoder(nn.Module):
             inputs_embeds: (B, S, D).
             attention_mask: (B, S) bool over the new tokens, False on padding; None means all are real.
             cache: holds what came before, and takes the new tokens.
+            segments: (B, S) int from 0 on, never falling. Each segment is computed as if it alone followed segment 0, so that many short
+                questions share one long picture. Without a cache, padding or windows only.
         """
         batch, length, _ = inputs_embeds.shape
         if cache is not None:
@@ -205,6 +212,10 @@ class Decoder(nn.Module):
             if valid is not None:
                 positions = (valid.cumsum(1) - 1).clamp(min=0)
         masks = {window: causal_mask(length, total, valid, window, inputs_embeds.device) for window in {None, *self.config.sliding_windows}}
+        if segments is not None:
+            if cache is not None or valid is not None or len(masks) > 1:
+                raise ValueError("segments cannot be computed with a cache, padding or attention windows")
+            positions, masks[None] = _apart(segments)
         cos, sin = self.rotary(positions)
         x = inputs_embeds
         for index, (layer, window) in enumerate(zip(self.layers, self.config.sliding_windows, strict=True), 1):
@@ -216,6 +227,17 @@ class Decoder(nn.Module):
             else:
                 x = layer(x, cos, sin, masks[window], cache, at_last_only)
         return self.norm(x)
+
+
+def _apart(segments: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (B, S) of segments that each follow segment 0, and which keys they see: (B, 1, S, S) bool."""
+    index = torch.arange(segments.shape[1], device=segments.device)
+    is_start = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    start = (index * is_start).cummax(1).values
+    shared = segments == 0
+    positions = index - start + torch.where(shared, 0, shared.sum(1, keepdim=True))
+    sees = shared[:, None, :] | (segments[:, :, None] == segments[:, None, :])
+    return positions, (sees & (index <= index[:, None])).unsqueeze(1)
 
 
 def causal_mask(length: int, total: int, valid: Tensor | None, window: int | None, device: torch.device) -> Tensor | None:

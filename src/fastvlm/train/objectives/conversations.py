@@ -3,9 +3,10 @@
 The ids and the mask come from the processor in one pass, so what is learnt is what `generate` is asked for. Samples are messages whose
 last turn is the assistant's; generated documents become messages here: the whole text, or some questions in turn.
 
-Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `max_turns`; `max_length` in
-tokens, at which a longer sample is cut, but never within a picture; `input_noise`, the share of the answers' tokens that are shown wrong
-and have to be continued right: a model's own answers are not free of errors, and what comes next stands in the picture.
+Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `min_turns` and `max_turns`,
+between which the number of questions is drawn; `max_length` in tokens, at which a longer sample is cut, but never within a picture;
+`input_noise`, the share of the answers' tokens that are shown wrong and have to be continued right: a model's own answers are not free of
+errors, and what comes next stands in the picture.
 """
 
 import random
@@ -33,7 +34,7 @@ class Objective(nn.Module):
         super().__init__()
         self.processor = processor
         self.transcription_share = options.get("transcription_share", 0.5)
-        self.max_turns = options.get("max_turns", 4)
+        self.min_turns, self.max_turns = options.get("min_turns", 1), options.get("max_turns", 4)
         self.max_length = options.get("max_length", 4096)
         self.input_noise = options.get("input_noise", 0.0)
 
@@ -50,7 +51,7 @@ class Objective(nn.Module):
         if readings and (not questions or rng.random() < share):
             chosen = [rng.choice(readings)]
         else:
-            chosen = rng.sample(questions, min(len(questions), rng.randint(1, self.max_turns)))
+            chosen = rng.sample(questions, min(len(questions), rng.randint(self.min_turns, self.max_turns)))
         messages: list[dict[str, Any]] = []
         for qa in chosen:
             content: list[dict[str, Any]] = [{"type": "text", "text": qa.question}]
@@ -124,7 +125,8 @@ class Objective(nn.Module):
         """Of some rows' first columns: logits of a foreign language model, final hidden states of ours."""
         if model.foreign is not None:
             return model.foreign.logits(inputs_embeds[rows, :length], None, None, last_only=False)
-        return model.language_model(inputs_embeds[rows, :length])
+        segments = batch["segments"][rows, :length] if "segments" in batch else None
+        return model.language_model(inputs_embeds[rows, :length], segments=segments if segments is not None and segments.any() else None)
 
 
 _LIKE = 1.25  # the longest row of a group may be this much longer than its shortest: more groups pad less, but are smaller
