@@ -228,6 +228,17 @@ def test_ratios_and_spread():
     assert ttft.ratios({"part": "decoder", **whole, "ours": ours}) == {"prefill": 0.5, "per_token": 0.5}
 
 
+def test_the_last_runs_times_come_from_means_over_all_runs():
+    last = operators.LastRun()
+    times = np.array([[8.0, 1.0], [2.0, 3.0], [5.0, 0.0]])
+    for run in range(3):
+        means = times[: run + 1].mean(0)
+        assert last([("Conv", "i8", means[0]), ("Add", "f32", means[1])]) == [
+            ("Conv", "i8", pytest.approx(times[run, 0])),
+            ("Add", "f32", pytest.approx(times[run, 1])),
+        ]
+
+
 def test_operators_of_one_kind_are_summed():
     fast, slow = [("Conv", "i8", 0.2), ("Conv", "i8", 0.3), ("Add", "f32", 0.0)], [("Conv", "i8", 5.0)]
     assert operators.summed([slow, fast, fast]) == [{"operator": "Conv", "computed": "i8", "count": 2, "seconds": 0.5}]

@@ -202,6 +202,24 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16", True),
+        ("vendor_id : GenuineIntel\nflags : avx512f avx512_bf16 amx_bf16", False),
+        ("vendor_id : AuthenticAMD\nflags : avx512f avx512_bf16", False),
+        ("Features : asimd bf16", False),
+    ],
+)
+def test_cpus_that_are_slow_in_bfloat16(tmp_path: Path, fields: str, expected: bool) -> None:
+    from fastvlm.runtimes.openvino import _bfloat16_is_slow
+
+    cpuinfo = tmp_path / "cpuinfo"
+    assert not _bfloat16_is_slow(cpuinfo)  # not known
+    cpuinfo.write_text(f"processor : 0\n{fields}\n")
+    assert _bfloat16_is_slow(cpuinfo) is expected
+
+
+@pytest.mark.parametrize(
     "flags, expected",
     [
         ("flags\t\t: fpu avx2 fma", False),

@@ -25,7 +25,7 @@ from fastvlm.bundle import FORMAT, MANIFEST_FILE, Bundle, BundleError, is_bundle
 from fastvlm.checkpoint import Checkpoint
 from fastvlm.checkpoint.source import cache_folder
 
-CONVERTER_VERSION = 2  # counts changes of the converter or of the arithmetic after which bundles must be made anew
+CONVERTER_VERSION = 3  # counts changes of the converter or of the arithmetic after which bundles must be made anew
 DEFAULT_MAX_GB = 20.0
 _HASHES_FILE = "hashes.json"
 _SETTLED_S = 2.0  # a file written to within this time may be written to again without its time changing

@@ -40,7 +40,10 @@ class TracedCache:
 
 
 class Prologue(nn.Module):
-    """What all layers share: the rotary angles, and a mask for each window that occurs."""
+    """What all layers share: the rotary angles, and a mask for each window that occurs, as what is added to the scores.
+
+    A mask of truth values OpenVINO 2026.4 turns into numbers one by one, in each layer again: two thirds of a prefill of 441 tokens.
+    """
 
     def __init__(self, decoder: Decoder, windows: Sequence[int | None]):
         super().__init__()
@@ -49,7 +52,8 @@ class Prologue(nn.Module):
     def forward(self, position_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         new, total, device = position_ids.shape[1], attention_mask.shape[1], attention_mask.device
         masks = (causal_mask(new, total, attention_mask, window, device) for window in self.windows)
-        return (*self.rotary(position_ids), *(mask for mask in masks if mask is not None))  # with `valid` given none is None
+        added = (torch.where(mask, 0.0, -torch.inf) for mask in masks if mask is not None)  # with `valid` given none is None
+        return (*self.rotary(position_ids), *added)
 
 
 class _Layer(nn.Module):
@@ -103,7 +107,7 @@ class DecoderGraph:
         state = torch.zeros(2, kv_heads, 2, width)
         example = (
             torch.zeros(2, 3, config.hidden_size), torch.zeros(2, 3, width), torch.zeros(2, 3, width),
-            torch.ones(2, 1, 3, 5, dtype=torch.bool), state, state.clone(),
+            torch.zeros(2, 1, 3, 5), state, state.clone(),
         )  # fmt: skip
         kv = [-1, kv_heads, -1, width]
         shapes = [[-1, -1, config.hidden_size], [-1, -1, width], [-1, -1, width], [-1, 1, -1, -1], kv, kv]
