@@ -6,7 +6,10 @@ The decoder keeps keys and values as state of an inference request; each cache h
 side by side.
 """
 
+import contextlib
+import ctypes
 import platform
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,7 @@ _KV_CACHE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "u8", "int4": "u8"
 # Activations of the decoder are rounded to int8 in groups of so many values. With OpenVINO's own choice of 32 the prefill of a 0.5B takes a
 # third longer, with 64 an eighth (Sapphire Rapids); whole rows are slower again.
 _ACTIVATION_GROUP = 128
+_MADV_DONTNEED = 4
 _GRAPHS_KEPT = 2  # each holds the encoder's weights in the layout of its size
 _KV_BYTES = {"f32": 4, "bf16": 2, "u8": 1}
 
@@ -68,8 +72,29 @@ def _bfloat16_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return fields.get("vendor_id") == "GenuineIntel" and "amx_bf16" not in fields.get("flags", "").split()
 
 
+def forget_pages(file: Path) -> None:
+    """Give back the memory that holds a mapped file; what is read of it again comes from the file.
+
+    OpenVINO keeps a file's weights mapped beside the copy that it has brought into the order of its kernels, and does not look at them any
+    more: half of a 0.5B's memory.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        if line.endswith(f" {file.resolve()}"):
+            start, end = (int(edge, 16) for edge in line.split(maxsplit=1)[0].split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
 def load(
-    source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None, profile: bool = False
+    source: Bundle,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    image_size: int | None = None,
+    profile: bool = False,
 ) -> "OpenVINORuntime":
     """Load a bundle.
 
@@ -77,10 +102,11 @@ def load(
         dtype: what it must have been made in; `auto` takes it as it is.
         device: `auto` or `cpu`.
         threads: CPU threads; None takes `default_threads()`.
+        image_size: side of the square pictures that will come; the encoder is compiled for them while all else is loaded.
         profile: time every operator, for `operator_times`.
     """
     check_options(source, "openvino", dtype, device)
-    return OpenVINORuntime(source, threads or default_threads(), profile)
+    return OpenVINORuntime(source, threads or default_threads(), image_size, profile)
 
 
 class _Cache(BundledCache):
@@ -95,25 +121,29 @@ class _Cache(BundledCache):
 class OpenVINORuntime(BundledRuntime):
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int, profile: bool = False):
-        super().__init__(bundle)
+    def __init__(self, bundle: Bundle, threads: int, image_size: int | None = None, profile: bool = False):
         telemetry.disable()
         import openvino as ov
 
         options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[self.precision],
+            "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[bundle.manifest.precision],
             "PERF_COUNT": profile,
         }
-        kv_precision = _KV_CACHE_PRECISION[self.precision]
-        self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
-        language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
         core = ov.Core()
-        self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
         exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
         wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
         self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, {**options, **exact, **wide})
+        if image_size is not None:
+            self._vision.expect((1, 3, image_size, image_size))
+        super().__init__(bundle)
+        kv_precision = _KV_CACHE_PRECISION[self.precision]
+        self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
+        language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
+        self._language_file = bundle.folder / LANGUAGE_FILE
+        self._language = core.compile_model(self._language_file, "CPU", language_options)
+        self._are_weights_packed = False
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return self._vision(image)
@@ -132,6 +162,9 @@ class OpenVINORuntime(BundledRuntime):
     def step(self, inputs: dict[str, np.ndarray], cache: _Cache) -> np.ndarray:
         logits = cache.request.infer({**inputs, "beam_idx": cache.rows.astype(np.int32)}, share_inputs=True)[0]
         cache.rows = np.arange(cache.batch_size)
+        if not self._are_weights_packed:
+            self._are_weights_packed = True
+            forget_pages(self._language_file.with_suffix(".bin"))
         return logits[:, -1].copy()
 
     def reorder(self, cache: _Cache, rows: np.ndarray) -> _Cache:
@@ -172,17 +205,35 @@ class _VisionGraphs:
     def newest(self) -> "ov.InferRequest":
         return next(reversed(self._requests.values()))
 
+    def expect(self, shape: tuple[int, ...]) -> None:
+        """Compile for pictures of a shape in the background; the first of them waits for what is left of it."""
+        started = threading.Event()
+
+        def prepare() -> None:
+            with self._lock:
+                started.set()
+                with contextlib.suppress(RuntimeError):  # what cannot be compiled is said when a picture comes
+                    self._request(shape)
+
+        threading.Thread(target=prepare, name="fastvlm-compile-encoder").start()  # no daemon: exit waits, a library cut off can crash
+        started.wait()
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(1, 3, H, W) -> (1, T, D)."""
         with self._lock:
-            key = image.shape if image.shape[2] == image.shape[3] else None
-            request = self._requests.pop(key, None)
-            if request is None:
-                model = self._core.read_model(self._path)
-                if key is not None:
-                    model.reshape(list(key))
-                request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-            self._requests[key] = request  # the newest stands last
-            if len(self._requests) > _GRAPHS_KEPT:
-                del self._requests[next(iter(self._requests))]
+            request = self._request(image.shape if image.shape[2] == image.shape[3] else None)
             return request.infer([image], share_inputs=True)[0].copy()
+
+    def _request(self, key: tuple[int, ...] | None) -> "ov.InferRequest":
+        """For square pictures of a shape, or None: for all others."""
+        request = self._requests.pop(key, None)
+        if request is None:
+            model = self._core.read_model(self._path)
+            if key is not None:
+                model.reshape(list(key))
+            request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+            forget_pages(self._path.with_suffix(".bin"))
+        self._requests[key] = request  # the newest stands last
+        if len(self._requests) > _GRAPHS_KEPT:
+            del self._requests[next(iter(self._requests))]
+        return request
