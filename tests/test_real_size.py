@@ -1,4 +1,4 @@
-"""The released 0.5B's real sizes with random weights and a head of its own, against transformers reading what we save of it."""
+"""Models of real sizes: the released 0.5B's, with random weights, against transformers, and the embedded one in every runtime."""
 
 import importlib.util
 import json
@@ -11,6 +11,8 @@ from PIL import Image
 
 import fastvlm
 from fastvlm.checkpoint import open_checkpoint, save_pretrained
+from fastvlm.convert import convert
+from fastvlm.data.documents import default_kinds, generate
 
 PARITY = Path(__file__).parent / "data/parity"
 SIZES = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2}
@@ -80,3 +82,30 @@ def test_half_a_billion_parameters_match_transformers(tmp_path, monkeypatch):
     reference_tokens = generated[0, ids.shape[1] :].tolist()
     common = next((i for i, token in enumerate(reference_tokens) if token >= 151646), len(reference_tokens))
     assert tokens[:common] == reference_tokens[:common]
+
+
+@pytest.mark.slow
+def test_every_runtime_answers_a_hundred_questions_alike(tmp_path):
+    """The embedded model in float32 on documents for validation: the same greedy tokens as the torch runtime."""
+    documents = [generate(seed, kind=kind, width=512, height=512, split="val") for seed, kind in enumerate(default_kinds())]
+    questions = [[qa.question for qa in document.qa if qa.kind != "transcription"][:10] for document in documents]
+    assert sum(map(len, questions)) >= 100
+    checkpoint = open_checkpoint("nano")
+    bundles = {
+        name: convert(checkpoint, tmp_path / name, runtime=name, precision="fp32", questions=0) for name in ("openvino", "onnxruntime")
+    }
+
+    def user(image, question):
+        return {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}
+
+    answers = {}
+    for name, source in {"torch": "nano", **{name: bundle.folder for name, bundle in bundles.items()}}.items():
+        vlm = fastvlm.load(source, runtime=name, dtype="float32")
+        answers[name] = [
+            vlm.generate([user(document.image, question)], max_new_tokens=48).token_ids
+            for document, asked in zip(documents, questions, strict=True)
+            for question in asked
+        ]
+    assert sum(map(len, answers["torch"])) > 1000
+    assert answers["openvino"] == answers["torch"]
+    assert answers["onnxruntime"] == answers["torch"]
