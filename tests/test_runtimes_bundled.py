@@ -1,5 +1,6 @@
 """The runtimes that run bundles against the torch runtime on the same checkpoint, in float32."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,34 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
         ids = np.array([[0, 319], [7, 7]])
         expected = model.language_model.embed_tokens.weight[torch.from_numpy(ids)].detach().float().numpy()
         np.testing.assert_array_equal(bundle.embeddings()[ids], expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much of a file is in a process's memory")
+def test_forgotten_pages_are_read_again(tmp_path: Path) -> None:
+    from fastvlm.runtimes.openvino import forget_pages
+
+    def resident_mib() -> float:
+        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        return int(fields["RssFile"].split()[0]) / 1024
+
+    file = tmp_path / "weights.bin"
+    file.write_bytes(np.arange(4 << 20, dtype=np.int64).tobytes())
+    mapped = np.memmap(file, np.int64, "r")
+    expected, before = int(mapped.sum()), resident_mib()
+    forget_pages(file)
+    assert resident_mib() < before - 24
+    assert int(mapped.sum()) == expected
+
+
+def test_the_expected_size_is_compiled_while_the_rest_loads(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", {}))
+    bundle = convert(checkpoint, tmp_path / "bundle", precision="fp32", random_weights=True)
+    first, second = (load_runtime("openvino", bundle, image_size=size) for size in (128, None))
+    with first._vision._lock:  # type: ignore[attr-defined]
+        assert list(first._vision._requests) == [(1, 3, 128, 128)]  # type: ignore[attr-defined]
+    pixel_values = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
+    assert np.array_equal(first.encode_images(pixel_values), second.encode_images(pixel_values))
+    assert len(first._vision._requests) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
