@@ -12,7 +12,7 @@ PIP_TORCH := $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requireme
 .PHONY: demo test test-slow lint types clean
 
 demo: $(VENV)/.installed
-	$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the total?" --stats
+	$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the date?" --stats
 
 test: lint types
 	$(BIN)/python -m pytest -q -m "not slow"
