@@ -1,6 +1,5 @@
 """The runtimes that run bundles against the torch runtime on the same checkpoint, in float32."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,23 +199,6 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
         ids = np.array([[0, 319], [7, 7]])
         expected = model.language_model.embed_tokens.weight[torch.from_numpy(ids)].detach().float().numpy()
         np.testing.assert_array_equal(bundle.embeddings()[ids], expected)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much of a file is in a process's memory")
-def test_forgotten_pages_are_read_again(tmp_path: Path) -> None:
-    from fastvlm.runtimes.openvino import forget_pages
-
-    def resident_mib() -> float:
-        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-        return int(fields["RssFile"].split()[0]) / 1024
-
-    file = tmp_path / "weights.bin"
-    file.write_bytes(np.arange(4 << 20, dtype=np.int64).tobytes())
-    mapped = np.memmap(file, np.int64, "r")
-    expected, before = int(mapped.sum()), resident_mib()
-    forget_pages(file)
-    assert resident_mib() < before - 24
-    assert int(mapped.sum()) == expected
 
 
 def test_the_expected_size_is_compiled_while_the_rest_loads(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ side by side.
 """
 
 import contextlib
-import ctypes
+import mmap
 import platform
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,6 @@ _KV_CACHE_PRECISION = {"fp32": "f32", "bf16": "bf16", "int8": "u8", "int4": "u8"
 # Activations of the decoder are rounded to int8 in groups of so many values. With OpenVINO's own choice of 32 the prefill of a 0.5B takes a
 # third longer, with 64 an eighth (Sapphire Rapids); whole rows are slower again.
 _ACTIVATION_GROUP = 128
-_MADV_DONTNEED = 4
 _GRAPHS_KEPT = 2  # each holds the encoder's weights in the layout of its size
 _KV_BYTES = {"f32": 4, "bf16": 2, "u8": 1}
 
@@ -72,19 +70,25 @@ def _bfloat16_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return fields.get("vendor_id") == "GenuineIntel" and "amx_bf16" not in fields.get("flags", "").split()
 
 
-def forget_pages(file: Path) -> None:
-    """Give back the memory that holds a mapped file; what is read of it again comes from the file.
+class _File:
+    """A graph's file and its weights, mapped by us: OpenVINO keeps the weights mapped beside the copy that it has brought into the order of
+    its kernels, half of a 0.5B's memory, and does not look at them any more."""
 
-    OpenVINO keeps a file's weights mapped beside the copy that it has brought into the order of its kernels, and does not look at them any
-    more: half of a 0.5B's memory.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        if line.endswith(f" {file.resolve()}"):
-            start, end = (int(edge, 16) for edge in line.split(maxsplit=1)[0].split("-"))
-            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+    def __init__(self, core: "ov.Core", path: Path):
+        self._core, self._path = core, path
+        with path.with_suffix(".bin").open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def read_model(self) -> "ov.Model":
+        import openvino as ov
+
+        weights = ov.Tensor(np.frombuffer(self._mapped, np.uint8), shared_memory=True)
+        return self._core.read_model(self._path.read_bytes(), weights)
+
+    def forget(self) -> None:
+        """Give back the memory that holds the weights; what is read of them again comes from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def load(
@@ -134,15 +138,15 @@ class OpenVINORuntime(BundledRuntime):
         core = ov.Core()
         exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
         wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
-        self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, {**options, **exact, **wide})
+        self._vision = _VisionGraphs(core, _File(core, bundle.folder / VISION_FILE), {**options, **exact, **wide})
         if image_size is not None:
             self._vision.expect((1, 3, image_size, image_size))
         super().__init__(bundle)
         kv_precision = _KV_CACHE_PRECISION[self.precision]
         self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
         language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
-        self._language_file = bundle.folder / LANGUAGE_FILE
-        self._language = core.compile_model(self._language_file, "CPU", language_options)
+        self._language_file = _File(core, bundle.folder / LANGUAGE_FILE)
+        self._language = core.compile_model(self._language_file.read_model(), "CPU", language_options)
         self._are_weights_packed = False
 
     def encode(self, image: np.ndarray) -> np.ndarray:
@@ -164,7 +168,7 @@ class OpenVINORuntime(BundledRuntime):
         cache.rows = np.arange(cache.batch_size)
         if not self._are_weights_packed:
             self._are_weights_packed = True
-            forget_pages(self._language_file.with_suffix(".bin"))
+            self._language_file.forget()
         return logits[:, -1].copy()
 
     def reorder(self, cache: _Cache, rows: np.ndarray) -> _Cache:
@@ -196,8 +200,8 @@ class _VisionGraphs:
     that all pictures are brought to, not for pictures that keep a shape of their own.
     """
 
-    def __init__(self, core: "ov.Core", path: Path, options: dict[str, Any]):
-        self._core, self._path, self._options = core, path, options
+    def __init__(self, core: "ov.Core", file: _File, options: dict[str, Any]):
+        self._core, self._file, self._options = core, file, options
         self._requests: dict[tuple[int, ...] | None, ov.InferRequest] = {}
         self._lock = threading.Lock()
 
@@ -228,11 +232,11 @@ class _VisionGraphs:
         """For square pictures of a shape, or None: for all others."""
         request = self._requests.pop(key, None)
         if request is None:
-            model = self._core.read_model(self._path)
+            model = self._file.read_model()
             if key is not None:
                 model.reshape(list(key))
             request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-            forget_pages(self._path.with_suffix(".bin"))
+            self._file.forget()
         self._requests[key] = request  # the newest stands last
         if len(self._requests) > _GRAPHS_KEPT:
             del self._requests[next(iter(self._requests))]
