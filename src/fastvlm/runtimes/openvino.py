@@ -6,8 +6,6 @@ The decoder keeps keys and values as state of an inference request; each cache h
 side by side.
 """
 
-import contextlib
-import mmap
 import platform
 import threading
 from pathlib import Path
@@ -70,35 +68,8 @@ def _bfloat16_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return fields.get("vendor_id") == "GenuineIntel" and "amx_bf16" not in fields.get("flags", "").split()
 
 
-class _File:
-    """A graph's file and its weights, mapped by us: OpenVINO keeps the weights mapped beside the copy that it has brought into the order of
-    its kernels, half of a 0.5B's memory, and does not look at them any more."""
-
-    def __init__(self, core: "ov.Core", path: Path):
-        self._core, self._path = core, path
-        with path.with_suffix(".bin").open("rb") as file:
-            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-
-    def read_model(self) -> "ov.Model":
-        import openvino as ov
-
-        weights = ov.Tensor(np.frombuffer(self._mapped, np.uint8), shared_memory=True)
-        return self._core.read_model(self._path.read_bytes(), weights)
-
-    def forget(self) -> None:
-        """Give back the memory that holds the weights; what is read of them again comes from the file."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def load(
-    source: Bundle,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    image_size: int | None = None,
-    profile: bool = False,
+    source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None, profile: bool = False
 ) -> "OpenVINORuntime":
     """Load a bundle.
 
@@ -106,11 +77,10 @@ def load(
         dtype: what it must have been made in; `auto` takes it as it is.
         device: `auto` or `cpu`.
         threads: CPU threads; None takes `default_threads()`.
-        image_size: side of the square pictures that will come; the encoder is compiled for them while all else is loaded.
         profile: time every operator, for `operator_times`.
     """
     check_options(source, "openvino", dtype, device)
-    return OpenVINORuntime(source, threads or default_threads(), image_size, profile)
+    return OpenVINORuntime(source, threads or default_threads(), profile)
 
 
 class _Cache(BundledCache):
@@ -125,29 +95,25 @@ class _Cache(BundledCache):
 class OpenVINORuntime(BundledRuntime):
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int, image_size: int | None = None, profile: bool = False):
+    def __init__(self, bundle: Bundle, threads: int, profile: bool = False):
+        super().__init__(bundle)
         telemetry.disable()
         import openvino as ov
 
         options: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[bundle.manifest.precision],
+            "INFERENCE_PRECISION_HINT": _INFERENCE_PRECISION[self.precision],
             "PERF_COUNT": profile,
         }
-        core = ov.Core()
-        exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
-        wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
-        self._vision = _VisionGraphs(core, _File(core, bundle.folder / VISION_FILE), {**options, **exact, **wide})
-        if image_size is not None:
-            self._vision.expect((1, 3, image_size, image_size))
-        super().__init__(bundle)
         kv_precision = _KV_CACHE_PRECISION[self.precision]
         self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
         language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
-        self._language_file = _File(core, bundle.folder / LANGUAGE_FILE)
-        self._language = core.compile_model(self._language_file.read_model(), "CPU", language_options)
-        self._are_weights_packed = False
+        core = ov.Core()
+        self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
+        exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
+        wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
+        self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, {**options, **exact, **wide})
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return self._vision(image)
@@ -166,9 +132,6 @@ class OpenVINORuntime(BundledRuntime):
     def step(self, inputs: dict[str, np.ndarray], cache: _Cache) -> np.ndarray:
         logits = cache.request.infer({**inputs, "beam_idx": cache.rows.astype(np.int32)}, share_inputs=True)[0]
         cache.rows = np.arange(cache.batch_size)
-        if not self._are_weights_packed:
-            self._are_weights_packed = True
-            self._language_file.forget()
         return logits[:, -1].copy()
 
     def reorder(self, cache: _Cache, rows: np.ndarray) -> _Cache:
@@ -200,8 +163,8 @@ class _VisionGraphs:
     that all pictures are brought to, not for pictures that keep a shape of their own.
     """
 
-    def __init__(self, core: "ov.Core", file: _File, options: dict[str, Any]):
-        self._core, self._file, self._options = core, file, options
+    def __init__(self, core: "ov.Core", path: Path, options: dict[str, Any]):
+        self._core, self._path, self._options = core, path, options
         self._requests: dict[tuple[int, ...] | None, ov.InferRequest] = {}
         self._lock = threading.Lock()
 
@@ -209,35 +172,17 @@ class _VisionGraphs:
     def newest(self) -> "ov.InferRequest":
         return next(reversed(self._requests.values()))
 
-    def expect(self, shape: tuple[int, ...]) -> None:
-        """Compile for pictures of a shape in the background; the first of them waits for what is left of it."""
-        started = threading.Event()
-
-        def prepare() -> None:
-            with self._lock:
-                started.set()
-                with contextlib.suppress(RuntimeError):  # what cannot be compiled is said when a picture comes
-                    self._request(shape)
-
-        threading.Thread(target=prepare, name="fastvlm-compile-encoder").start()  # no daemon: exit waits, a library cut off can crash
-        started.wait()
-
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(1, 3, H, W) -> (1, T, D)."""
         with self._lock:
-            request = self._request(image.shape if image.shape[2] == image.shape[3] else None)
+            key = image.shape if image.shape[2] == image.shape[3] else None
+            request = self._requests.pop(key, None)
+            if request is None:
+                model = self._core.read_model(self._path)
+                if key is not None:
+                    model.reshape(list(key))
+                request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+            self._requests[key] = request  # the newest stands last
+            if len(self._requests) > _GRAPHS_KEPT:
+                del self._requests[next(iter(self._requests))]
             return request.infer([image], share_inputs=True)[0].copy()
-
-    def _request(self, key: tuple[int, ...] | None) -> "ov.InferRequest":
-        """For square pictures of a shape, or None: for all others."""
-        request = self._requests.pop(key, None)
-        if request is None:
-            model = self._file.read_model()
-            if key is not None:
-                model.reshape(list(key))
-            request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-            self._file.forget()
-        self._requests[key] = request  # the newest stands last
-        if len(self._requests) > _GRAPHS_KEPT:
-            del self._requests[next(iter(self._requests))]
-        return request
