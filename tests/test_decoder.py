@@ -80,6 +80,25 @@ def test_cached_steps_match_one_pass(pair):
 
 
 @torch.inference_mode()
+def test_segments_are_as_if_each_alone_followed_the_first(pair):
+    _, decoder = pair
+    if decoder.config.rope.rope_type == "dynamic":
+        pytest.skip("dynamic scaling changes with the length, and the segments together are longer than each")
+    embeds = decoder.embed_tokens(torch.randint(0, 199, (1, 12), generator=torch.Generator().manual_seed(6)))
+    segments = torch.tensor([[0] * 5 + [1] * 3 + [2] * 4])
+    if any(window is not None for window in decoder.config.sliding_windows):
+        with pytest.raises(ValueError, match="segments cannot be computed with a cache, padding or attention windows"):
+            decoder(embeds, segments=segments)
+        return
+    together = decoder(embeds, segments=segments)
+    torch.testing.assert_close(together[:, :8], decoder(embeds[:, :8]), atol=1e-5, rtol=1e-5)
+    second = decoder(torch.cat((embeds[:, :5], embeds[:, 8:]), dim=1))
+    torch.testing.assert_close(together[:, 8:], second[:, 5:], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="segments cannot be computed with a cache"):
+        decoder(embeds, cache=decoder.new_cache(1, capacity=12), segments=segments)
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(pair, side):
     _, decoder = pair

@@ -12,7 +12,6 @@ from fastvlm.bench.work import Work
 RUNS = 5
 SHOWN = 10  # kinds of a part; the rest is summed up
 
-
 Times = list[tuple[str, str, float]]  # operator, how it was computed, seconds
 
 
@@ -20,12 +19,13 @@ class LastRun:
     """The times of a graph's last run, from the means over all its runs that OpenVINO gives."""
 
     def __init__(self) -> None:
-        self._runs, self._sums = 0, [0.0]
+        self._runs = 0
+        self._sums: list[float] = []
 
     def __call__(self, means: Times) -> Times:
         """To be called after every run, from the first on."""
         self._runs += 1
-        before = self._sums if self._runs > 1 else [0.0] * len(means)
+        before = self._sums or [0.0] * len(means)
         self._sums = [self._runs * seconds for *_, seconds in means]
         return [(name, computed, now - then) for (name, computed, _), now, then in zip(means, self._sums, before, strict=True)]
 

@@ -198,7 +198,7 @@ class Decoder(nn.Module):
             attention_mask: (B, S) bool over the new tokens, False on padding; None means all are real.
             cache: holds what came before, and takes the new tokens.
             segments: (B, S) int from 0 on, never falling. Each segment is computed as if it alone followed segment 0, so that many short
-                questions share one long picture. Without a cache, padding or windows only.
+                questions share one long picture. Not with a cache, padding or windows.
         """
         batch, length, _ = inputs_embeds.shape
         if cache is not None:
