@@ -1,5 +1,6 @@
 """Training: recipes, dense targets, initialisation, and a run that is killed and goes on."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -613,6 +614,25 @@ def test_plain_attention_is_torchs(masking):
     for attention in (torch.nn.functional.scaled_dot_product_attention, plain_attention):
         mixed = attention(query, key, value, **options)
         results.append((mixed, *torch.autograd.grad(mixed.square().sum(), (query, key, value))))
+    torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)
+
+
+def test_sparse_attention_is_torchs():
+    """Forward and backward, against torch's own kernel with the same mask, which hides more than half."""
+    from fastvlm.model.decoder import _apart
+    from fastvlm.train.attention import PlainAttention
+
+    torch.manual_seed(0)
+    lengths = [[40, 90, 1, 200, 31, 238], [70, 128, 128, 116, 20, 138]]
+    segments = torch.stack([torch.repeat_interleave(torch.arange(6), torch.tensor(row)) for row in lengths])
+    _, mask = _apart(segments)
+    results = []
+    for mode in (contextlib.nullcontext(), PlainAttention()):
+        query, key, value = (torch.randn(2, 3, 600, 8, generator=torch.Generator().manual_seed(seed), requires_grad=True) for seed in range(3))
+        with mode:
+            mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        results.append((mixed, *torch.autograd.grad(mixed.square().sum(), (query, key, value))))
+    assert "Sparse" in type(results[1][0].grad_fn).__name__
     torch.testing.assert_close(results[1], results[0], atol=1e-5, rtol=1e-5)
 
 

@@ -108,12 +108,14 @@ class Objective(nn.Module):
     def loss_of(self, model: FastVLMModel, batch: Batch, features: Tensor | None) -> tuple[Tensor, Metrics]:
         """As `loss`, with image features (N, T, D) at hand."""
         # Padding stands on the right, where causal attention keeps it from the real tokens without a mask.
-        inputs_embeds = model.embed(batch["input_ids"], features)
-        targets = batch["labels"][:, 1:]
+        input_ids, targets = batch["input_ids"], batch["labels"][:, 1:]
+        is_image = input_ids == model.config.image_token_id
+        feature_of = is_image.flatten().cumsum(0).view_as(input_ids) - 1
         is_target = targets != IGNORE
         loss, right = torch.zeros((), device=targets.device), torch.zeros((), dtype=torch.long, device=targets.device)
         for rows, length in _rows_of_like_length(is_target, model):
-            hidden_or_logits = self._outputs(model, batch, inputs_embeds, rows, length)
+            shown = None if features is None else features.flatten(0, -2)[feature_of[rows, :length][is_image[rows, :length]]]
+            hidden_or_logits = self._outputs(model, batch, model.embed(input_ids[rows, :length], shown), rows, length)
             chosen = is_target[rows, :length]
             logits = (hidden_or_logits[chosen] if model.foreign is not None else model.head(hidden_or_logits[chosen])).float()
             wanted = targets[rows, :length][chosen]
@@ -122,11 +124,11 @@ class Objective(nn.Module):
         return loss, {"text_accuracy": (right, is_target.sum())}
 
     def _outputs(self, model: FastVLMModel, batch: Batch, inputs_embeds: Tensor, rows: Tensor, length: int) -> Tensor:
-        """Of some rows' first columns: logits of a foreign language model, final hidden states of ours."""
+        """Of some rows' first columns, embedded: logits of a foreign language model, final hidden states of ours."""
         if model.foreign is not None:
-            return model.foreign.logits(inputs_embeds[rows, :length], None, None, last_only=False)
+            return model.foreign.logits(inputs_embeds, None, None, last_only=False)
         segments = batch["segments"][rows, :length] if "segments" in batch else None
-        return model.language_model(inputs_embeds[rows, :length], segments=segments if segments is not None and segments.any() else None)
+        return model.language_model(inputs_embeds, segments=segments if segments is not None and segments.any() else None)
 
 
 _LIKE = 1.25  # the longest row of a group may be this much longer than its shortest: more groups pad less, but are smaller
