@@ -5,8 +5,8 @@ every row for emptiness. Over (4, 6, 364, 64) in bfloat16, forward and backward 
 In float32 its fused kernel is as fast on short sequences and twice as fast on long ones: (4, 6, 1000, 64) takes 186 ms, and 365 ms by
 plain products, whose scores do not stay in the core's cache (one Emerald Rapids core).
 
-Neither skips what a mask hides. Many questions behind one picture, of which each sees the picture and itself only, are mostly hidden from each
-other: `sparse_attention` computes what is left.
+Neither skips what a mask hides. Of many questions behind one picture, each sees the picture and itself only: `sparse_attention` computes
+no more than that.
 """
 
 import functools
@@ -36,10 +36,10 @@ class PlainAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or len(args) > 4 or not _is_plain(*args[3:], **kwargs):
             return func(*args, **kwargs)
         kept = {name: value for name, value in kwargs.items() if name not in ("dropout_p", "enable_gqa")}
-        mask = args[3] if len(args) == 4 else kept.get("attn_mask")
-        if mask is not None and (blocks := self._blocks_of(mask, args[0].shape)) is not None:
-            return sparse_attention(*args[:3], blocks, scale=kept.get("scale"))
-        return func(*args, **kwargs) if _is_float32(args[0]) else plain_attention(*args, **kept)
+        query, key, value, mask = *args[:3], (args[3] if len(args) == 4 else kwargs.get("attn_mask"))
+        if mask is not None and (blocks := self._blocks_of(mask, query.shape)) is not None:
+            return sparse_attention(query, key, value, blocks, scale=kwargs.get("scale"))
+        return func(*args, **kwargs) if _is_float32(query) else plain_attention(*args, **kept)
 
     def _blocks_of(self, mask: Tensor, shape: torch.Size) -> "list[_Block] | None":
         """Of a mask for each row that hides more than half of all; None for others."""
