@@ -36,7 +36,8 @@ class PlainAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or len(args) > 4 or not _is_plain(*args[3:], **kwargs):
             return func(*args, **kwargs)
         kept = {name: value for name, value in kwargs.items() if name not in ("dropout_p", "enable_gqa")}
-        query, key, value, mask = *args[:3], (args[3] if len(args) == 4 else kwargs.get("attn_mask"))
+        query, key, value = args[:3]
+        mask = args[3] if len(args) == 4 else kwargs.get("attn_mask")
         if mask is not None and (blocks := self._blocks_of(mask, query.shape)) is not None:
             return sparse_attention(query, key, value, blocks, scale=kwargs.get("scale"))
         return func(*args, **kwargs) if _is_float32(query) else plain_attention(*args, **kept)
