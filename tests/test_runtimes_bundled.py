@@ -201,6 +201,16 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bundle.embeddings()[ids], expected)
 
 
+def test_the_expected_size_is_compiled_with_the_rest(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", {}))
+    bundle = convert(checkpoint, tmp_path / "bundle", precision="fp32", random_weights=True)
+    first, second = (load_runtime("openvino", bundle, image_size=size) for size in (128, None))
+    assert list(first._vision._requests) == [(1, 3, 128, 128)]  # type: ignore[attr-defined]
+    pixel_values = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
+    assert np.array_equal(first.encode_images(pixel_values), second.encode_images(pixel_values))
+    assert len(first._vision._requests) == 1  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     "fields, expected",
     [

@@ -23,6 +23,7 @@ import numpy as np
 from fastvlm.config import ConfigError, FastVLMConfig
 
 if TYPE_CHECKING:
+    from fastvlm.image_processing import ImageProcessor
     from fastvlm.processor import Processor
 
 MANIFEST_FILE = "manifest.json"
@@ -153,6 +154,13 @@ class Bundle:
         if self.manifest.forced:
             notes.append("it was kept although its accuracy was refused; `fastvlm info` shows the table")
         return notes
+
+    @property
+    def image_processor(self) -> "ImageProcessor":
+        """The recipe for pictures, without the tokenizer, which takes longer to read."""
+        from fastvlm.processor import image_processor_of
+
+        return image_processor_of(self.folder)
 
     def processor(self) -> "Processor":
         from fastvlm.processor import Processor

@@ -8,6 +8,7 @@ side by side.
 
 import platform
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,13 @@ def _bfloat16_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def load(
-    source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None, profile: bool = False
+    source: Bundle,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    image_size: int | None = None,
+    profile: bool = False,
 ) -> "OpenVINORuntime":
     """Load a bundle.
 
@@ -77,10 +84,11 @@ def load(
         dtype: what it must have been made in; `auto` takes it as it is.
         device: `auto` or `cpu`.
         threads: CPU threads; None takes `default_threads()`.
+        image_size: side of the square pictures that will come; the encoder is compiled for them while the decoder is.
         profile: time every operator, for `operator_times`.
     """
     check_options(source, "openvino", dtype, device)
-    return OpenVINORuntime(source, threads or default_threads(), profile)
+    return OpenVINORuntime(source, threads or default_threads(), image_size, profile)
 
 
 class _Cache(BundledCache):
@@ -95,7 +103,7 @@ class _Cache(BundledCache):
 class OpenVINORuntime(BundledRuntime):
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int, profile: bool = False):
+    def __init__(self, bundle: Bundle, threads: int, image_size: int | None = None, profile: bool = False):
         super().__init__(bundle)
         telemetry.disable()
         import openvino as ov
@@ -110,10 +118,14 @@ class OpenVINORuntime(BundledRuntime):
         self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
         language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
         core = ov.Core()
-        self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
         exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
         wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
         self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, {**options, **exact, **wide})
+        with ThreadPoolExecutor(1, "fastvlm-compile") as pool:  # whose end is waited for: nothing is compiled any more after `load`
+            encoder = pool.submit(self._vision.prepare, (1, 3, image_size, image_size)) if image_size is not None else None
+            self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
+        if encoder is not None:
+            encoder.result()
 
     def encode(self, image: np.ndarray) -> np.ndarray:
         return self._vision(image)
@@ -172,17 +184,26 @@ class _VisionGraphs:
     def newest(self) -> "ov.InferRequest":
         return next(reversed(self._requests.values()))
 
+    def prepare(self, shape: tuple[int, ...]) -> None:
+        """Compile for square pictures of a shape before they come."""
+        with self._lock:
+            self._request(shape)
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(1, 3, H, W) -> (1, T, D)."""
         with self._lock:
-            key = image.shape if image.shape[2] == image.shape[3] else None
-            request = self._requests.pop(key, None)
-            if request is None:
-                model = self._core.read_model(self._path)
-                if key is not None:
-                    model.reshape(list(key))
-                request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
-            self._requests[key] = request  # the newest stands last
-            if len(self._requests) > _GRAPHS_KEPT:
-                del self._requests[next(iter(self._requests))]
+            request = self._request(image.shape if image.shape[2] == image.shape[3] else None)
             return request.infer([image], share_inputs=True)[0].copy()
+
+    def _request(self, key: tuple[int, ...] | None) -> "ov.InferRequest":
+        """For square pictures of a shape, or None: for all others."""
+        request = self._requests.pop(key, None)
+        if request is None:
+            model = self._core.read_model(self._path)
+            if key is not None:
+                model.reshape(list(key))
+            request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+        self._requests[key] = request  # the newest stands last
+        if len(self._requests) > _GRAPHS_KEPT:
+            del self._requests[next(iter(self._requests))]
+        return request
