@@ -117,7 +117,10 @@ class Processor:
                     f"{image_token!r} the id {added}; one of them is of another model"
                 )
         if "image_processor" not in options:
-            options["image_processor"] = image_processor_of(folder)
+            # transformers 5 keeps the recipe inside processor_config.json, older versions and Apple in a file of its own.
+            recipe = settings.get("image_processor") or read_json(folder / "preprocessor_config.json")
+            aspect = read_json(folder / "config.json").get("image_aspect_ratio")
+            options["image_processor"] = ImageProcessor.from_dict(recipe, aspect if isinstance(aspect, str) else None)
         if options.get("chat_template") is None:
             options["chat_template"] = _stored_template(folder)
         return cls(tokenizer, image_token=image_token, **options)
@@ -252,14 +255,6 @@ class Processor:
             tokens=self.tokenizer.plain_in_text,
             variables={key: name for key, name in names.items() if name is not None},
         )
-
-
-def image_processor_of(folder: Path) -> ImageProcessor:
-    """The recipe for pictures in a checkpoint's folder; as the released models have it where there is none."""
-    # transformers 5 keeps it inside processor_config.json, older versions and Apple in a file of its own
-    recipe = read_json(folder / "processor_config.json").get("image_processor") or read_json(folder / "preprocessor_config.json")
-    aspect = read_json(folder / "config.json").get("image_aspect_ratio")
-    return ImageProcessor.from_dict(recipe, aspect if isinstance(aspect, str) else None)
 
 
 def _num_tokens(group: np.ndarray) -> int:

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,6 @@ from fastvlm.runtimes import Runtime, RuntimeUnavailableError, choose_runtime, i
 
 if TYPE_CHECKING:
     from fastvlm.checkpoint import Checkpoint
-    from fastvlm.image_processing import ImageProcessor
     from fastvlm.processor import ModelInputs, Processor
 
 Message = dict[str, Any]
@@ -76,14 +74,10 @@ def load(
     source, checkpoint, runtime_name = _find(name_or_path, runtime, device, dtype, revision, adapter)
     if adapter is not None and source is checkpoint:
         runtime_options["adapter"] = adapter
-    image_processor = _with_options(source.image_processor, resolution, image_mode, draft)
-    if isinstance(source, Bundle) and image_processor.mode != "native":
-        runtime_options.setdefault("image_size", image_processor.size)
-    with ThreadPoolExecutor(1, "fastvlm-tokenizer") as pool:  # reading a vocabulary of 150,000 takes half a second
-        processing = pool.submit(source.processor)
-        loaded = load_runtime(runtime_name, source, dtype=dtype, device=device, threads=threads, **runtime_options)
-    processor = processing.result()
-    processor.image_processor = image_processor
+    processor = _with_image_options(source.processor(), resolution, image_mode, draft)
+    if isinstance(source, Bundle) and processor.image_processor.mode != "native":
+        runtime_options.setdefault("image_size", processor.image_processor.size)
+    loaded = load_runtime(runtime_name, source, dtype=dtype, device=device, threads=threads, **runtime_options)
     for note in source.notes:
         logger.warning("%s: %s", source.label, note)
     return FastVLM(processor, loaded, checkpoint=checkpoint, is_adapted=adapter is not None)
@@ -145,14 +139,14 @@ def _convert(name_or_path: str | Path, revision: str | None, runtime: str, preci
     return Bundle.open(answer["folder"])
 
 
-def _with_options(image_processor: "ImageProcessor", resolution: int | None, mode: str | None, draft: bool | None) -> "ImageProcessor":
+def _with_image_options(processor: "Processor", resolution: int | None, image_mode: str | None, draft: bool | None) -> "Processor":
     if resolution is not None:
-        image_processor = image_processor.at_size(resolution)
-    if mode is not None:
-        image_processor = dataclasses.replace(image_processor, mode=mode)
+        processor.image_processor = processor.image_processor.at_size(resolution)
+    if image_mode is not None:
+        processor.image_processor = dataclasses.replace(processor.image_processor, mode=image_mode)
     if draft is not None:
-        image_processor = dataclasses.replace(image_processor, draft=draft)
-    return image_processor
+        processor.image_processor = dataclasses.replace(processor.image_processor, draft=draft)
+    return processor
 
 
 class FastVLM:

@@ -23,12 +23,11 @@ import numpy as np
 from fastvlm.config import ConfigError, FastVLMConfig
 
 if TYPE_CHECKING:
-    from fastvlm.image_processing import ImageProcessor
     from fastvlm.processor import Processor
 
 MANIFEST_FILE = "manifest.json"
 EMBEDDINGS_FILE = "embeddings.bin"
-FORMAT = 1  # of the folder; a reader refuses a higher one
+FORMAT = 2  # of the folder; a reader refuses others
 PRECISIONS = ("int8", "int4", "bf16", "fp32")
 _EMBEDDING_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
@@ -154,13 +153,6 @@ class Bundle:
         if self.manifest.forced:
             notes.append("it was kept although its accuracy was refused; `fastvlm info` shows the table")
         return notes
-
-    @property
-    def image_processor(self) -> "ImageProcessor":
-        """The recipe for pictures, without the tokenizer, which takes longer to read."""
-        from fastvlm.processor import image_processor_of
-
-        return image_processor_of(self.folder)
 
     def processor(self) -> "Processor":
         from fastvlm.processor import Processor

@@ -2,7 +2,9 @@
 
 import gc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fastvlm import telemetry
 from fastvlm.convert import _quantize, _vision
@@ -11,6 +13,9 @@ from fastvlm.convert._guard import Reference
 from fastvlm.convert._progress import progress
 from fastvlm.convert._weights import Weights
 from fastvlm.runtimes.openvino import LANGUAGE_FILE, VISION_FILE
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 PRECISIONS = ("int8", "bf16", "fp32", "int4")  # the first that passes the guard is the default; int4 only where it is asked for
 PACKAGES = ("openvino", "nncf", "torch")
@@ -28,8 +33,6 @@ def write(weights: Weights, folder: Path, precision: str, calibration: Any, tabl
         Settings of the manifest.
     """
     telemetry.disable()
-    import openvino as ov
-
     with _vision.loaded_encoder(weights) as encoder:
         if reference is not None:
             reference.encode(encoder)
@@ -38,7 +41,7 @@ def write(weights: Weights, folder: Path, precision: str, calibration: Any, tabl
             graph = _quantize.round_to_bfloat16(graph)
         elif precision != "fp32":
             graph = _quantize.quantize_encoder(graph, list(calibration()))
-        ov.save_model(graph, folder / VISION_FILE, compress_to_fp16=False)
+        _save(graph, folder / VISION_FILE)
         del graph
     gc.collect()
 
@@ -58,5 +61,25 @@ def write(weights: Weights, folder: Path, precision: str, calibration: Any, tabl
         model = language.finish(head, compressor.head)
         if reference is not None:
             reference.head(head)
-        ov.save_model(model, folder / LANGUAGE_FILE, compress_to_fp16=False)
+        _save(model, folder / LANGUAGE_FILE)
     return {}
+
+
+def _save(graph: "ov.Model", path: Path) -> None:
+    """Write a graph with integers that 32 bits hold.
+
+    torch says "to the end" of a slice as 2^63 - 1. OpenVINO computes with 32 bits; where it compiles a graph it takes the nearest, where it
+    reads a compiled one back with its weights from the file (2026.4) the lowest bits: -1, and the slice is empty.
+    """
+    import openvino as ov
+    from openvino import opset13
+
+    limits = np.iinfo(np.int32)
+    for node in graph.get_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.i64:
+            near = np.clip(node.data, limits.min, limits.max)
+            if not np.array_equal(near, node.data):
+                constant = opset13.constant(near)
+                for target in node.output(0).get_target_inputs():
+                    target.replace_source_output(constant.output(0))
+    ov.save_model(graph, path, compress_to_fp16=False)
