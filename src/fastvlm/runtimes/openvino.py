@@ -129,9 +129,11 @@ class OpenVINORuntime(BundledRuntime):
             )
             if image_size is not None:
                 self._vision.prepare((1, 3, image_size, image_size), {**keep, "CACHE_MODE": "OPTIMIZE_SPEED"})
+        self._has_stepped = False
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        return self._vision(image)
+        # The first step packs the decoder's weights: that is when a process needs most, and it does not need the encoder's buffers.
+        return self._vision(image, release=not self._has_stepped)
 
     def operator_times(self, cache: _Cache | None = None) -> list[tuple[str, str, float]]:
         """(operator, how it was computed, seconds): means over all pictures, or over all steps where a `cache` is given.
@@ -147,6 +149,7 @@ class OpenVINORuntime(BundledRuntime):
     def step(self, inputs: dict[str, np.ndarray], cache: _Cache) -> np.ndarray:
         logits = cache.request.infer({**inputs, "beam_idx": cache.rows.astype(np.int32)}, share_inputs=True)[0]
         cache.rows = np.arange(cache.batch_size)
+        self._has_stepped = True
         return logits[:, -1].copy()
 
     def reorder(self, cache: _Cache, rows: np.ndarray) -> _Cache:
@@ -192,11 +195,14 @@ class _VisionGraphs:
         with self._lock:
             self._request(shape, options)
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(1, 3, H, W) -> (1, T, D)."""
+    def __call__(self, image: np.ndarray, *, release: bool = False) -> np.ndarray:
+        """(1, 3, H, W) -> (1, T, D); `release` gives back the memory that it took on the way."""
         with self._lock:
             request = self._request(image.shape if image.shape[2] == image.shape[3] else None)
-            return request.infer([image], share_inputs=True)[0].copy()
+            features = request.infer([image], share_inputs=True)[0].copy()
+            if release:
+                request.get_compiled_model().release_memory()
+            return features
 
     def _request(self, key: tuple[int, ...] | None, options: dict[str, Any] | None = None) -> "ov.InferRequest":
         """For square pictures of a shape, or None: for all others. `options` besides those of all graphs."""
