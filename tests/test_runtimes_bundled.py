@@ -201,28 +201,6 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bundle.embeddings()[ids], expected)
 
 
-def test_graphs_read_back_compute_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second load takes both graphs from disk: bit for bit what the graphs of the bundle give, where nothing can be kept."""
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", {}))
-    bundle = convert(checkpoint, tmp_path / "bundle", precision="fp32", random_weights=True)
-    pixel_values = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
-    results = []
-    for place in ("kept", "kept", "kept/file"):
-        (tmp_path / "kept").mkdir(exist_ok=True)
-        (tmp_path / "kept/file").write_text("in the way")
-        monkeypatch.setenv("FASTVLM_CACHE", str(tmp_path / place))
-        runtime = load_runtime("openvino", bundle, image_size=128)
-        assert list(runtime._vision._requests) == [(1, 3, 128, 128)]  # type: ignore[attr-defined]
-        features = runtime.encode_images(pixel_values)
-        assert len(runtime._vision._requests) == 1  # type: ignore[attr-defined]
-        logits, _ = runtime.prefill([np.arange(5)], [None], runtime.new_cache(1))
-        results.append((features, logits, runtime._language.get_property("LOADED_FROM_CACHE")))  # type: ignore[attr-defined]
-    assert [is_read_back for *_, is_read_back in results] == [False, True, False]
-    for features, logits, _ in results[1:]:
-        assert np.array_equal(features, results[0][0])
-        assert np.array_equal(logits, results[0][1])
-
-
 @pytest.mark.parametrize(
     "fields, expected",
     [

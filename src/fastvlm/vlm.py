@@ -75,8 +75,6 @@ def load(
     if adapter is not None and source is checkpoint:
         runtime_options["adapter"] = adapter
     processor = _with_image_options(source.processor(), resolution, image_mode, draft)
-    if isinstance(source, Bundle) and processor.image_processor.mode != "native":
-        runtime_options.setdefault("image_size", processor.image_processor.size)
     loaded = load_runtime(runtime_name, source, dtype=dtype, device=device, threads=threads, **runtime_options)
     for note in source.notes:
         logger.warning("%s: %s", source.label, note)

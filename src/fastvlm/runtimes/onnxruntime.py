@@ -30,10 +30,8 @@ def abilities() -> str:
     return f"{onnxruntime.__version__} {platform.machine()}"
 
 
-def load(
-    source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None, image_size: int | None = None
-) -> "OnnxRuntime":
-    """Load a bundle; arguments as for the openvino runtime. `image_size` changes nothing: a session takes pictures of any size."""
+def load(source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None) -> "OnnxRuntime":
+    """Load a bundle; arguments as for the openvino runtime."""
     check_options(source, "onnxruntime", dtype, device)
     return OnnxRuntime(source, threads or default_threads())
 

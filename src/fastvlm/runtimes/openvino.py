@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastvlm import telemetry
-from fastvlm.bundle import Bundle, cache
+from fastvlm.bundle import Bundle
 from fastvlm.runtimes import cpu_fields, default_threads, is_installed
 from fastvlm.runtimes._bundled import BundledCache, BundledRuntime, check_options, precision_of
 
@@ -69,13 +69,7 @@ def _bfloat16_is_slow(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def load(
-    source: Bundle,
-    *,
-    dtype: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    image_size: int | None = None,
-    profile: bool = False,
+    source: Bundle, *, dtype: str = "auto", device: str = "auto", threads: int | None = None, profile: bool = False
 ) -> "OpenVINORuntime":
     """Load a bundle.
 
@@ -83,11 +77,10 @@ def load(
         dtype: what it must have been made in; `auto` takes it as it is.
         device: `auto` or `cpu`.
         threads: CPU threads; None takes `default_threads()`.
-        image_size: side of the square pictures that will come. The encoder is compiled for them and kept on disk, as the decoder is.
         profile: time every operator, for `operator_times`.
     """
     check_options(source, "openvino", dtype, device)
-    return OpenVINORuntime(source, threads or default_threads(), image_size, profile)
+    return OpenVINORuntime(source, threads or default_threads(), profile)
 
 
 class _Cache(BundledCache):
@@ -102,7 +95,7 @@ class _Cache(BundledCache):
 class OpenVINORuntime(BundledRuntime):
     name = "openvino"
 
-    def __init__(self, bundle: Bundle, threads: int, image_size: int | None = None, profile: bool = False):
+    def __init__(self, bundle: Bundle, threads: int, profile: bool = False):
         super().__init__(bundle)
         telemetry.disable()
         import openvino as ov
@@ -117,23 +110,13 @@ class OpenVINORuntime(BundledRuntime):
         self._bytes_per_column = self.values_per_column * _KV_BYTES[kv_precision]
         language_options = {**options, "KV_CACHE_PRECISION": kv_precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": _ACTIVATION_GROUP}
         core = ov.Core()
+        self._language = core.compile_model(bundle.folder / LANGUAGE_FILE, "CPU", language_options)
         exact = {} if _has_vnni() else {"LP_TRANSFORMS_MODE": "NO"}
         wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
         self._vision = _VisionGraphs(core, bundle.folder / VISION_FILE, {**options, **exact, **wide})
-        with cache.compiled(bundle, abilities()) as kept:
-            # Read back from there, a graph is ready in half of the time or less, and takes less memory on the way. The decoder's weights
-            # come from the bundle even so; the encoder has a shape here that its file does not have, so it is kept with its weights.
-            keep = {"CACHE_DIR": str(kept)} if kept is not None else {}
-            self._language = core.compile_model(
-                bundle.folder / LANGUAGE_FILE, "CPU", {**language_options, **keep, "CACHE_MODE": "OPTIMIZE_SIZE"}
-            )
-            if image_size is not None:
-                self._vision.prepare((1, 3, image_size, image_size), {**keep, "CACHE_MODE": "OPTIMIZE_SPEED"})
-        self._has_stepped = False
 
     def encode(self, image: np.ndarray) -> np.ndarray:
-        # The first step packs the decoder's weights: that is when a process needs most, and it does not need the encoder's buffers.
-        return self._vision(image, release=not self._has_stepped)
+        return self._vision(image)
 
     def operator_times(self, cache: _Cache | None = None) -> list[tuple[str, str, float]]:
         """(operator, how it was computed, seconds): means over all pictures, or over all steps where a `cache` is given.
@@ -149,7 +132,6 @@ class OpenVINORuntime(BundledRuntime):
     def step(self, inputs: dict[str, np.ndarray], cache: _Cache) -> np.ndarray:
         logits = cache.request.infer({**inputs, "beam_idx": cache.rows.astype(np.int32)}, share_inputs=True)[0]
         cache.rows = np.arange(cache.batch_size)
-        self._has_stepped = True
         return logits[:, -1].copy()
 
     def reorder(self, cache: _Cache, rows: np.ndarray) -> _Cache:
@@ -190,29 +172,17 @@ class _VisionGraphs:
     def newest(self) -> "ov.InferRequest":
         return next(reversed(self._requests.values()))
 
-    def prepare(self, shape: tuple[int, ...], options: dict[str, Any]) -> None:
-        """Compile for square pictures of a shape before they come."""
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(1, 3, H, W) -> (1, T, D)."""
         with self._lock:
-            self._request(shape, options)
-
-    def __call__(self, image: np.ndarray, *, release: bool = False) -> np.ndarray:
-        """(1, 3, H, W) -> (1, T, D); `release` gives back the memory that it took on the way."""
-        with self._lock:
-            request = self._request(image.shape if image.shape[2] == image.shape[3] else None)
-            features = request.infer([image], share_inputs=True)[0].copy()
-            if release:
-                request.get_compiled_model().release_memory()
-            return features
-
-    def _request(self, key: tuple[int, ...] | None, options: dict[str, Any] | None = None) -> "ov.InferRequest":
-        """For square pictures of a shape, or None: for all others. `options` besides those of all graphs."""
-        request = self._requests.pop(key, None)
-        if request is None:
-            model = self._core.read_model(self._path)
-            if key is not None:
-                model.reshape(list(key))
-            request = self._core.compile_model(model, "CPU", {**self._options, **(options or {})}).create_infer_request()
-        self._requests[key] = request  # the newest stands last
-        if len(self._requests) > _GRAPHS_KEPT:
-            del self._requests[next(iter(self._requests))]
-        return request
+            key = image.shape if image.shape[2] == image.shape[3] else None
+            request = self._requests.pop(key, None)
+            if request is None:
+                model = self._core.read_model(self._path)
+                if key is not None:
+                    model.reshape(list(key))
+                request = self._core.compile_model(model, "CPU", self._options).create_infer_request()
+            self._requests[key] = request  # the newest stands last
+            if len(self._requests) > _GRAPHS_KEPT:
+                del self._requests[next(iter(self._requests))]
+            return request.infer([image], share_inputs=True)[0].copy()
