@@ -658,6 +658,9 @@ def test_rows_of_like_length_give_the_padded_batchs_loss(tmp_path):
     torch.testing.assert_close(loss, padded, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradient, padded_gradient, rtol=1e-4, atol=1e-5)
     assert metrics["text_accuracy"][1] == objective.count(batch)
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"0 image tokens in input_ids but {count} image features"):
+            objective.loss_of(model, batch, torch.zeros(1, count, weight.shape[1]))
 
 
 def test_windows_hold_the_text_that_stands_in_them():

@@ -70,6 +70,13 @@ class FastVLMModel(nn.Module):
         """(N, 3, H, W) in [0, 1] -> (N, T, D), what stands in for the image tokens."""
         return self.multi_modal_projector(self.vision_features(pixel_values).to(self.multi_modal_projector.linear_1.weight.dtype))
 
+    def check_image_features(self, input_ids: Tensor, image_features: Tensor | None) -> None:
+        """Raise ValueError unless there are as many image features as image tokens; shapes as in `embed`."""
+        num_features = 0 if image_features is None else image_features.numel() // image_features.shape[-1]
+        num_tokens = int((input_ids == self.config.image_token_id).sum())
+        if num_tokens != num_features:
+            raise ValueError(f"{num_tokens} image tokens in input_ids but {num_features} image features; they must be equal")
+
     def embed(self, input_ids: Tensor, image_features: Tensor | None = None) -> Tensor:
         """Token embeddings (B, S, D) with image features over the image tokens.
 
@@ -83,10 +90,7 @@ class FastVLMModel(nn.Module):
         is_image = input_ids == self.config.image_token_id
         # A placeholder's own embedding is never used, and a foreign table may lack its row.
         inputs_embeds = self.input_embeddings()(input_ids.masked_fill(is_image, 0))
-        num_features = 0 if image_features is None else image_features.numel() // image_features.shape[-1]
-        num_tokens = int(is_image.sum())
-        if num_tokens != num_features:
-            raise ValueError(f"{num_tokens} image tokens in input_ids but {num_features} image features; they must be equal")
+        self.check_image_features(input_ids, image_features)
         if image_features is None:
             return inputs_embeds
         return inputs_embeds.masked_scatter(is_image.unsqueeze(-1), image_features.to(inputs_embeds.dtype))

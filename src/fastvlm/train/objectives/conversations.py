@@ -109,12 +109,14 @@ class Objective(nn.Module):
         """As `loss`, with image features (N, T, D) at hand."""
         # Padding stands on the right, where causal attention keeps it from the real tokens without a mask.
         input_ids, targets = batch["input_ids"], batch["labels"][:, 1:]
+        model.check_image_features(input_ids, features)
+        features = None if features is None else features.flatten(0, -2)
         is_image = input_ids == model.config.image_token_id
         feature_of = is_image.flatten().cumsum(0).view_as(input_ids) - 1
         is_target = targets != IGNORE
         loss, right = torch.zeros((), device=targets.device), torch.zeros((), dtype=torch.long, device=targets.device)
         for rows, length in _rows_of_like_length(is_target, model):
-            shown = None if features is None else features.flatten(0, -2)[feature_of[rows, :length][is_image[rows, :length]]]
+            shown = None if features is None else features[feature_of[rows, :length][is_image[rows, :length]]]
             hidden_or_logits = self._outputs(model, batch, model.embed(input_ids[rows, :length], shown), rows, length)
             chosen = is_target[rows, :length]
             logits = (hidden_or_logits[chosen] if model.foreign is not None else model.head(hidden_or_logits[chosen])).float()
