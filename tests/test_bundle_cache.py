@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from fastvlm import cli
 from fastvlm.bundle import BundleError, cache
 from fastvlm.checkpoint import open_checkpoint
 from fastvlm.checkpoint.source import RANDOM_WEIGHTS_FILE
+from fastvlm.convert import convert
 from test_runtimes_bundled import write_checkpoint
 
 PROMPT = [{"role": "user", "content": "in the"}]
@@ -248,3 +250,44 @@ assert cli.main(["predict", "--prompt", "in the", "--max-new-tokens", "3", "--js
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["runtime"] == "openvino"
     assert cache.entries() == []
+
+
+def test_what_is_compiled_lies_in_its_entry_or_beside(
+    folder: Path, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = convert(open_checkpoint(folder), tmp_path / "mine", precision="fp32")
+    shutil.copytree(tmp_path / "mine", cache_root / "entry")
+    for bundle in (mine, cache.Bundle.open(cache_root / "entry")):
+        with cache.compiled(bundle, "one CPU") as first:
+            assert first is not None
+            for number in range(cache._COMPILED_KEPT + 2):
+                (first / f"{number}.blob").write_bytes(b"x" * 100)
+                os.utime(first / f"{number}.blob", (number, number))
+        assert sorted(path.stem for path in first.iterdir()) == [str(number) for number in range(2, cache._COMPILED_KEPT + 2)]
+        with cache.compiled(bundle, "one CPU") as again:
+            assert again == first
+        with suppress(KeyboardInterrupt), cache.compiled(bundle, "one CPU") as half:
+            (half / "half.blob").write_bytes(b"x")  # type: ignore[operator]
+            raise KeyboardInterrupt
+        with cache.compiled(bundle, "one CPU") as anew:
+            assert anew == first and not list(anew.glob("*.blob"))  # nothing of a folder whose writer did not come to its end
+        with cache.compiled(bundle, "another CPU") as other:
+            assert other != first and not first.exists()
+            (other / "0.blob").write_bytes(b"x" * 100)  # type: ignore[operator]
+    (entry,) = cache.entries()
+    assert (cache_root / "entry") in other.parents and entry.nbytes > 100  # type: ignore[union-attr]
+    beside = cache_root.parent / "compiled"
+    assert len(list(beside.iterdir())) == 1
+    shutil.rmtree(tmp_path / "mine")
+    with cache.compiled(convert(open_checkpoint(folder), tmp_path / "next", precision="fp32"), "one CPU"):
+        assert len(list(beside.iterdir())) == 1  # of the bundle that is gone, nothing is left
+    assert cache.clear() > 100 and not list(cache_root.parent.rglob("*.blob"))
+
+
+def test_nothing_is_compiled_to_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = convert(open_checkpoint(folder), tmp_path / "mine", precision="fp32")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FASTVLM_CACHE", str(tmp_path / "file"))
+    with cache.compiled(bundle, "one CPU") as kept:
+        assert kept is None
+    assert fastvlm.load(bundle.folder).generate(PROMPT, max_new_tokens=2).text is not None

@@ -1,5 +1,8 @@
 """The runtimes that run bundles against the torch runtime on the same checkpoint, in float32."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +202,49 @@ def test_float32_tables_are_exact(tmp_path: Path) -> None:
         ids = np.array([[0, 319], [7, 7]])
         expected = model.language_model.embed_tokens.weight[torch.from_numpy(ids)].detach().float().numpy()
         np.testing.assert_array_equal(bundle.embeddings()[ids], expected)
+
+
+def test_graphs_read_back_compute_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second load takes both graphs from disk: bit for bit what the graphs of the bundle give, where nothing can be kept."""
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", {}))
+    bundle = convert(checkpoint, tmp_path / "bundle", precision="fp32", random_weights=True)
+    pixel_values = np.random.default_rng(0).random((1, 3, 128, 128), np.float32)
+    results = []
+    for place in ("kept", "kept", "kept/file"):
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        (tmp_path / "kept/file").write_text("in the way")
+        monkeypatch.setenv("FASTVLM_CACHE", str(tmp_path / place))
+        runtime = load_runtime("openvino", bundle)
+        features = runtime.encode_images(pixel_values)
+        logits, _ = runtime.prefill([np.arange(5)], [None], runtime.new_cache(1))
+        graphs = (runtime._language, runtime._vision.newest.get_compiled_model())  # type: ignore[attr-defined]
+        results.append((features, logits, [graph.get_property("LOADED_FROM_CACHE") for graph in graphs]))
+    assert [is_read_back for *_, is_read_back in results] == [[False] * 2, [True] * 2, [False] * 2]
+    for features, logits, _ in results[1:]:
+        assert np.array_equal(features, results[0][0])
+        assert np.array_equal(logits, results[0][1])
+
+
+SIGNALS_AFTER_A_THREAD = """
+import os, signal, sys, threading
+from fastvlm.bundle import Bundle
+from fastvlm.runtimes import load_runtime
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+loaded = [load_runtime("openvino", Bundle.open(sys.argv[1]))]
+thread = threading.Thread(target=loaded.clear)
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_signals_are_handled_after_another_thread_has_dropped_the_runtime(tmp_path: Path) -> None:
+    """OpenVINO takes away the stack for signals that it gave the main thread: Ctrl-C would end a server with a segmentation fault."""
+    convert(open_checkpoint(write_checkpoint(tmp_path / "checkpoint", {})), tmp_path / "bundle", precision="fp32", random_weights=True)
+    command = [sys.executable, "-c", SIGNALS_AFTER_A_THREAD, str(tmp_path / "bundle")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 @pytest.mark.parametrize(

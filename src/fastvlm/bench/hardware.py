@@ -150,26 +150,25 @@ def _torch_products(threads: int, size: int) -> Products:
 
 
 def _openvino_products(threads: int, size: int) -> Products:
-    from fastvlm import telemetry
+    from fastvlm.runtimes.openvino import core
 
-    telemetry.disable()
+    available = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     import openvino as ov
     from openvino import opset13 as ops
 
     weight = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     value = np.random.default_rng(1).standard_normal((size, size), dtype=np.float32)
-    core = ov.Core()
 
     def compiled(graph: Any, precision: str) -> Callable[[], object]:
         options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
-        request = core.compile_model(graph, "CPU", options).create_infer_request()
+        request = core().compile_model(graph, "CPU", options).create_infer_request()
         request.set_input_tensor(ov.Tensor(value))
         return request.infer
 
     plain = ops.parameter([size, size], np.float32)
     graph = ov.Model([ops.matmul(plain, ops.constant(weight), False, True)], [plain])
     yield "float32", compiled(graph, "f32")
-    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in available:
         yield "bfloat16", compiled(graph, "bf16")
     # Weights of 8 bits and a quantised activation: what nncf makes of a linear layer, so the engine chooses its int8 kernel.
     scale = np.abs(weight).max() / 127

@@ -22,12 +22,14 @@ from typing import Any
 
 from fastvlm import __version__
 from fastvlm.bundle import FORMAT, MANIFEST_FILE, Bundle, BundleError, is_bundle
-from fastvlm.checkpoint import Checkpoint
-from fastvlm.checkpoint.source import cache_folder
+from fastvlm.checkpoint import Checkpoint, CheckpointError
+from fastvlm.checkpoint.source import cache_folder, check_disk_space
 
 CONVERTER_VERSION = 4  # counts changes of the converter or of the arithmetic after which bundles must be made anew
 DEFAULT_MAX_GB = 20.0
 _HASHES_FILE = "hashes.json"
+_BUNDLE_FILE, _LOCK_FILE, _UNFINISHED_FILE = "bundle.txt", "lock", "unfinished"
+_COMPILED_KEPT = 6  # graphs of a bundle: an encoder and a decoder each for some sizes of pictures or numbers of threads
 _SETTLED_S = 2.0  # a file written to within this time may be written to again without its time changing
 
 
@@ -93,6 +95,57 @@ def making(key: str) -> Iterator[Path]:
     make_room(keep=key)
 
 
+@contextmanager
+def compiled(bundle: Bundle, abilities: str) -> Iterator[Path | None]:
+    """A folder in which a runtime keeps what it compiles from a bundle, held against other processes; None where nothing can be written.
+
+    That of an entry is inside it, and goes with it. Those of other bundles, such as the embedded one, are beside the entries, as long as
+    the bundles are there. What was compiled with other `abilities`, of what stood in the bundle before, or by a process that was killed
+    over it is removed.
+    """
+    folder = bundle.folder.resolve()
+    is_entry = folder.parent == root().resolve()
+    parent = folder / "compiled" if is_entry else _compiled_root() / _short_hash(str(folder))
+    kept = parent / _short_hash(f"{abilities} {(folder / MANIFEST_FILE).read_text(encoding='utf-8')}")
+    unfinished = kept / _UNFINISHED_FILE
+    try:
+        if not is_entry and not parent.exists():
+            _sweep_compiled()
+        kept.mkdir(parents=True, exist_ok=True)
+        check_disk_space(kept, 2 * _size(folder), "keeping what is compiled")
+        (parent / _BUNDLE_FILE).write_text(str(folder), encoding="utf-8")
+        (parent / _LOCK_FILE).touch()
+    except (OSError, CheckpointError):
+        yield None
+        return
+    with _locked(parent / _LOCK_FILE):
+        for other in parent.iterdir():
+            if other.is_dir() and (other != kept or unfinished.exists()):
+                shutil.rmtree(other, ignore_errors=True)
+        kept.mkdir(exist_ok=True)
+        unfinished.touch()
+        yield kept
+        unfinished.unlink()
+        by_age = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime)
+        for path in by_age[:-_COMPILED_KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def _compiled_root() -> Path:
+    return cache_folder() / "compiled"
+
+
+def _sweep_compiled() -> None:
+    """Remove what was compiled of bundles that are gone."""
+    for path in _compiled_root().glob(f"*/{_BUNDLE_FILE}"):
+        if not is_bundle(Path(path.read_text(encoding="utf-8"))):
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def entries() -> list[Entry]:
     """All entries, the one used last first."""
     found = []
@@ -110,8 +163,9 @@ def entries() -> list[Entry]:
 
 
 def clear() -> int:
-    """Remove every entry and what killed conversions left; returns the bytes that were freed."""
-    freed = 0
+    """Remove every entry, what was compiled of other bundles, and what killed conversions left; returns the bytes that were freed."""
+    freed = _size(_compiled_root())
+    shutil.rmtree(_compiled_root(), ignore_errors=True)
     for entry in entries():
         freed += entry.nbytes
         _remove(entry.folder)

@@ -69,7 +69,7 @@ def _save(graph: "ov.Model", path: Path) -> None:
     """Write a graph with integers that 32 bits hold.
 
     torch says "to the end" of a slice as 2^63 - 1. OpenVINO computes with 32 bits; where it compiles a graph it takes the nearest, where it
-    reads a compiled one back with the weights of its file (2026.4, CACHE_MODE OPTIMIZE_SIZE) the lowest bits: -1, and the slice is empty.
+    reads a compiled one back with its weights from the file (2026.4) the lowest bits: -1, and the slice is empty.
     """
     import openvino as ov
     from openvino import opset13

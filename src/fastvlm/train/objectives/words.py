@@ -1,0 +1,75 @@
+"""A projector for a language model that has not met pictures: each projected token is held near to the words that stand in it.
+
+Its target is the mean of the language model's own embeddings of the text in its 64 x 64 pixels, or that of a line break where nothing
+stands. The language model itself is not run, so a picture costs what the tower costs; afterwards a document looks to it like its text.
+Samples are generated documents, which know where their text is. What is not learnt here, such as how a question is answered from a
+picture, is left to `conversations`.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastvlm.config import PATCH_SIZE
+from fastvlm.model.fastvlm import FastVLMModel
+from fastvlm.train.objectives import Batch, Metrics
+from fastvlm.train.objectives._places import centres
+from fastvlm.train.objectives._windows import window_text
+from fastvlm.train.recipe import RecipeError
+
+NOTHING = "\n"
+_NO_WORD = -1
+
+
+class Objective(nn.Module):
+    def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any]):
+        super().__init__()
+        self.processor = processor
+        self.nothing: int = processor.tokenizer.encode(NOTHING)[0]
+
+    def prepare(self, document: Any) -> tuple[np.ndarray, list[list[int]]]:
+        """Pixels (1, 3, H, W), and the ids of the text in each image token."""
+        if not hasattr(document, "boxes"):
+            raise RecipeError("the objective `words` learns from generated documents, which know where their text is")
+        pixels = self.processor.image_processor(document.image)
+        if pixels.shape != (1, 3, document.image.height, document.image.width):
+            raise RecipeError(
+                f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
+                "set `sizes` of the source and `resolution` of the stage to the same"
+            )
+        at, corners = centres(document), itertools.product(*(range(0, side, PATCH_SIZE) for side in pixels.shape[2:]))
+        texts = [window_text(document, at, (x, y, x + PATCH_SIZE, y + PATCH_SIZE))[0] for y, x in corners]
+        return pixels, [self.processor.tokenizer.encode(text or NOTHING) for text in texts]
+
+    def collate(self, items: list[tuple[np.ndarray, list[list[int]]]]) -> Batch | None:
+        """pixel_values (N, 3, H, W), and words (N, T, W) int64: the ids in each token, padded with -1."""
+        if not items:
+            return None
+        words = np.full((len(items), len(items[0][1]), max(len(ids) for _, rows in items for ids in rows)), _NO_WORD)
+        for index, (_, rows) in enumerate(items):
+            for row, ids in enumerate(rows):
+                words[index, row, : len(ids)] = ids
+        pixel_values = np.concatenate([pixels for pixels, _ in items])
+        return {"pixel_values": torch.from_numpy(pixel_values), "words": torch.from_numpy(words)}
+
+    def count(self, batch: Batch) -> float:
+        """Image tokens."""
+        return float(batch["words"][..., 0].numel())
+
+    def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Summed squared error as a share of the targets' variance, and how many tokens with text are nearest to a word in them."""
+        words, table = batch["words"], model.input_embeddings().weight
+        features = model.encode_images(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).float()
+        is_word = words != _NO_WORD
+        with torch.no_grad():
+            embeddings = table[words.clamp(min=0)].float()
+            targets = (embeddings * is_word[..., None]).sum(-2) / is_word.sum(-1, keepdim=True)
+            spread = targets.flatten(0, -2).var(0, correction=0).sum().clamp(min=1e-12)
+            nearest = (F.normalize(features, dim=-1) @ F.normalize(table.float(), dim=-1).T).argmax(-1)
+        has_text = words[..., 0] != self.nothing
+        right = (nearest[..., None] == words).any(-1) & has_text
+        return (features - targets).square().sum() / spread, {"word_accuracy": (right.sum(), has_text.sum())}
