@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -252,42 +251,47 @@ assert cli.main(["predict", "--prompt", "in the", "--max-new-tokens", "3", "--js
     assert cache.entries() == []
 
 
-def test_what_is_compiled_lies_in_its_entry_or_beside(
-    folder: Path, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_compiled_lies_in_its_entry_or_beside(folder: Path, cache_root: Path, tmp_path: Path) -> None:
     mine = convert(open_checkpoint(folder), tmp_path / "mine", precision="fp32")
     shutil.copytree(tmp_path / "mine", cache_root / "entry")
     for bundle in (mine, cache.Bundle.open(cache_root / "entry")):
-        with cache.compiled(bundle, "one CPU") as first:
-            assert first is not None
-            for number in range(cache._COMPILED_KEPT + 2):
-                (first / f"{number}.blob").write_bytes(b"x" * 100)
-                os.utime(first / f"{number}.blob", (number, number))
-        assert sorted(path.stem for path in first.iterdir()) == [str(number) for number in range(2, cache._COMPILED_KEPT + 2)]
-        with cache.compiled(bundle, "one CPU") as again:
-            assert again == first
-        with suppress(KeyboardInterrupt), cache.compiled(bundle, "one CPU") as half:
-            (half / "half.blob").write_bytes(b"x")  # type: ignore[operator]
-            raise KeyboardInterrupt
-        with cache.compiled(bundle, "one CPU") as anew:
-            assert anew == first and not list(anew.glob("*.blob"))  # nothing of a folder whose writer did not come to its end
-        with cache.compiled(bundle, "another CPU") as other:
-            assert other != first and not first.exists()
-            (other / "0.blob").write_bytes(b"x" * 100)  # type: ignore[operator]
+        paths = [cache.compiled_path(bundle, "one CPU", f"graph {number}") for number in range(cache._COMPILED_KEPT + 2)]
+        for number, path in enumerate(paths):
+            cache.keep_compiled(bundle, path, b"x" * 100)
+            os.utime(path, (number, number))
+        assert sorted(paths[0].parent.iterdir()) == sorted(paths[2:])
+        other = cache.compiled_path(bundle, "another CPU", "graph 0")
+        cache.keep_compiled(bundle, other, b"x" * 100)
+        assert other.is_file() and not paths[0].parent.exists()
     (entry,) = cache.entries()
-    assert (cache_root / "entry") in other.parents and entry.nbytes > 100  # type: ignore[union-attr]
+    assert (cache_root / "entry") in other.parents and entry.nbytes > 100
     beside = cache_root.parent / "compiled"
     assert len(list(beside.iterdir())) == 1
     shutil.rmtree(tmp_path / "mine")
-    with cache.compiled(convert(open_checkpoint(folder), tmp_path / "next", precision="fp32"), "one CPU"):
-        assert len(list(beside.iterdir())) == 1  # of the bundle that is gone, nothing is left
+    following = convert(open_checkpoint(folder), tmp_path / "next", precision="fp32")
+    cache.keep_compiled(following, cache.compiled_path(following, "one CPU", "graph"), b"x")
+    assert len(list(beside.iterdir())) == 1  # of the bundle that is gone, nothing is left
     assert cache.clear() > 100 and not list(cache_root.parent.rglob("*.blob"))
+
+
+def test_what_was_compiled_of_a_bundle_is_not_read_for_another_in_its_place(folder: Path, cache_root: Path, tmp_path: Path) -> None:
+    convert(open_checkpoint(folder), tmp_path / "mine", precision="fp32")
+    before = cache.compiled_path(cache.Bundle.open(tmp_path / "mine"), "one CPU", "graph")
+    shutil.rmtree(tmp_path / "mine")
+    convert(open_checkpoint(write_checkpoint(tmp_path / "other", {"rope_theta": 5000.0})), tmp_path / "mine", precision="fp32")
+    assert cache.compiled_path(cache.Bundle.open(tmp_path / "mine"), "one CPU", "graph").parent != before.parent
 
 
 def test_nothing_is_compiled_to_a_place_that_cannot_be_written(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = convert(open_checkpoint(folder), tmp_path / "mine", precision="fp32")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FASTVLM_CACHE", str(tmp_path / "file"))
-    with cache.compiled(bundle, "one CPU") as kept:
-        assert kept is None
     assert fastvlm.load(bundle.folder).generate(PROMPT, max_new_tokens=2).text is not None
+
+
+def test_a_full_disk_keeps_nothing_compiled(folder: Path, cache_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = convert(open_checkpoint(folder), tmp_path / "mine", precision="fp32")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 900, 100))  # type: ignore[attr-defined]
+    path = cache.compiled_path(bundle, "one CPU", "graph")
+    cache.keep_compiled(bundle, path, b"x" * 100)
+    assert not list(cache_root.parent.rglob("*.blob"))

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from fastvlm.checkpoint.source import cache_folder, check_disk_space
 CONVERTER_VERSION = 4  # counts changes of the converter or of the arithmetic after which bundles must be made anew
 DEFAULT_MAX_GB = 20.0
 _HASHES_FILE = "hashes.json"
-_BUNDLE_FILE, _LOCK_FILE, _UNFINISHED_FILE = "bundle.txt", "lock", "unfinished"
+_BUNDLE_FILE = "bundle.txt"
 _COMPILED_KEPT = 6  # graphs of a bundle: an encoder and a decoder each for some sizes of pictures or numbers of threads
 _SETTLED_S = 2.0  # a file written to within this time may be written to again without its time changing
 
@@ -95,40 +96,41 @@ def making(key: str) -> Iterator[Path]:
     make_room(keep=key)
 
 
-@contextmanager
-def compiled(bundle: Bundle, abilities: str) -> Iterator[Path | None]:
-    """A folder in which a runtime keeps what it compiles from a bundle, held against other processes; None where nothing can be written.
+def compiled_path(bundle: Bundle, abilities: str, graph: str) -> Path:
+    """Where a runtime keeps what it compiled of a bundle: there or not.
 
     That of an entry is inside it, and goes with it. Those of other bundles, such as the embedded one, are beside the entries, as long as
-    the bundles are there. What was compiled with other `abilities`, of what stood in the bundle before, or by a process that was killed
-    over it is removed.
+    the bundles are there.
+
+    Args:
+        abilities: as for `bundle_key`.
+        graph: which graph, and all that it was compiled with.
     """
     folder = bundle.folder.resolve()
-    is_entry = folder.parent == root().resolve()
-    parent = folder / "compiled" if is_entry else _compiled_root() / _short_hash(str(folder))
-    kept = parent / _short_hash(f"{abilities} {(folder / MANIFEST_FILE).read_text(encoding='utf-8')}")
-    unfinished = kept / _UNFINISHED_FILE
+    parent = folder / "compiled" if folder.parent == root().resolve() else _compiled_root() / _short_hash(str(folder))
+    content = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+    return parent / _short_hash(f"{abilities} {content}") / f"{_short_hash(graph)}.blob"
+
+
+def keep_compiled(bundle: Bundle, path: Path, data: bytes | memoryview) -> None:
+    """Write `data` to a `compiled_path`, whole or not at all, unless the disk cannot take it; what it makes useless is removed."""
     try:
-        if not is_entry and not parent.exists():
+        if not path.parent.parent.exists():
             _sweep_compiled()
-        kept.mkdir(parents=True, exist_ok=True)
-        check_disk_space(kept, 2 * _size(folder), "keeping what is compiled")
-        (parent / _BUNDLE_FILE).write_text(str(folder), encoding="utf-8")
-        (parent / _LOCK_FILE).touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent.parent / _BUNDLE_FILE).write_text(str(bundle.folder.resolve()), encoding="utf-8")
+        check_disk_space(path.parent, 2 * len(data), "keeping a compiled graph")
+        unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+        by_age = sorted(path.parent.iterdir(), key=lambda kept: kept.stat().st_mtime)
+        for old in by_age[:-_COMPILED_KEPT]:
+            old.unlink(missing_ok=True)
     except (OSError, CheckpointError):
-        yield None
         return
-    with _locked(parent / _LOCK_FILE):
-        for other in parent.iterdir():
-            if other.is_dir() and (other != kept or unfinished.exists()):
-                shutil.rmtree(other, ignore_errors=True)
-        kept.mkdir(exist_ok=True)
-        unfinished.touch()
-        yield kept
-        unfinished.unlink()
-        by_age = sorted(kept.iterdir(), key=lambda path: path.stat().st_mtime)
-        for path in by_age[:-_COMPILED_KEPT]:
-            path.unlink(missing_ok=True)
+    for other in path.parent.parent.iterdir():
+        if other.is_dir() and other != path.parent:  # of another version, CPU or content
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _compiled_root() -> Path:

@@ -6,7 +6,9 @@ The decoder keeps keys and values as state of an inference request; each cache h
 side by side.
 """
 
+import contextlib
 import functools
+import io
 import platform
 import threading
 from pathlib import Path
@@ -123,7 +125,7 @@ class OpenVINORuntime(BundledRuntime):
         wide = {"INFERENCE_PRECISION_HINT": "f32"} if _bfloat16_is_slow() else {}
         compiler = _Compiler(bundle)
         self._vision = _VisionGraphs(compiler, {**options, **exact, **wide})
-        self._language = compiler.compile(bundle.folder / LANGUAGE_FILE, {**language_options, "CACHE_MODE": "OPTIMIZE_SIZE"})
+        self._language = compiler.compile(LANGUAGE_FILE, language_options)
         self._has_stepped = False
 
     def encode(self, image: np.ndarray) -> np.ndarray:
@@ -172,20 +174,34 @@ class OpenVINORuntime(BundledRuntime):
 
 
 class _Compiler:
-    """Compiles graphs of a bundle, or reads back what it compiled before: ready in half of the time or less, in less memory on the way.
-
-    With CACHE_MODE OPTIMIZE_SIZE the weights come from the bundle even so, with OPTIMIZE_SPEED they are kept as the CPU takes them.
-    """
+    """Compiles graphs of a bundle, or reads back what it compiled before: ready in half of the time or less, in less memory on the way."""
 
     def __init__(self, bundle: Bundle):
         self._bundle, self._abilities = bundle, abilities()
 
-    def read(self, name: str) -> "ov.Model":
-        return core().read_model(self._bundle.folder / name)
+    def compile(self, name: str, options: dict[str, Any], shape: tuple[int, ...] | None = None) -> "ov.CompiledModel":
+        """A graph's file, for an input of one `shape` or as it is.
 
-    def compile(self, model: "ov.Model | Path", options: dict[str, Any]) -> "ov.CompiledModel":
-        with cache.compiled(self._bundle, self._abilities) as kept:
-            return core().compile_model(model, "CPU", {**options, **({"CACHE_DIR": str(kept)} if kept is not None else {})})
+        As it is, its weights are in the bundle anyway. Of a shape of its own, it is another graph, and its weights are kept with it.
+        """
+        options = {**options, "CACHE_MODE": "OPTIMIZE_SPEED" if shape else "OPTIMIZE_SIZE"}
+        path = self._bundle.folder / name
+        kept = cache.compiled_path(self._bundle, self._abilities, f"{name} {shape} {sorted(options.items())}")
+        if kept.is_file():
+            with contextlib.suppress(RuntimeError):  # damaged: it is made again
+                where = {} if shape else {"WEIGHTS_PATH": str(path.with_suffix(".bin"))}
+                compiled = core().import_model(kept.read_bytes(), "CPU", {**options, **where})
+                with contextlib.suppress(OSError):
+                    kept.touch()
+                return compiled
+        model = core().read_model(path)
+        if shape:
+            model.reshape(list(shape))
+        compiled = core().compile_model(model, "CPU", options)
+        exported = io.BytesIO()
+        compiled.export_model(exported)
+        cache.keep_compiled(self._bundle, kept, exported.getbuffer())
+        return compiled
 
 
 class _VisionGraphs:
@@ -196,8 +212,7 @@ class _VisionGraphs:
     """
 
     def __init__(self, compiler: _Compiler, options: dict[str, Any]):
-        # a graph of fixed sizes is another one than that in the bundle, so what is kept of it has its own weights
-        self._compiler, self._options = compiler, {**options, "CACHE_MODE": "OPTIMIZE_SPEED"}
+        self._compiler, self._options = compiler, options
         self._requests: dict[tuple[int, ...] | None, ov.InferRequest] = {}
         self._lock = threading.Lock()
 
@@ -217,10 +232,7 @@ class _VisionGraphs:
             key = image.shape if image.shape[2] == image.shape[3] else None
             request = self._requests.pop(key, None)
             if request is None:
-                model = self._compiler.read(VISION_FILE)
-                if key is not None:
-                    model.reshape(list(key))
-                request = self._compiler.compile(model, self._options).create_infer_request()
+                request = self._compiler.compile(VISION_FILE, self._options, key).create_infer_request()
             self._requests[key] = request  # the newest stands last
             if len(self._requests) > _GRAPHS_KEPT:
                 del self._requests[next(iter(self._requests))]

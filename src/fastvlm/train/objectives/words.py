@@ -63,6 +63,7 @@ class Objective(nn.Module):
     def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
         """Summed squared error as a share of the targets' variance, and how many tokens with text are nearest to a word in them."""
         words, table = batch["words"], model.input_embeddings().weight
+        assert isinstance(table, Tensor)
         features = model.encode_images(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).float()
         is_word = words != _NO_WORD
         with torch.no_grad():
