@@ -30,7 +30,7 @@ CONVERTER_VERSION = 4  # counts changes of the converter or of the arithmetic af
 DEFAULT_MAX_GB = 20.0
 _HASHES_FILE = "hashes.json"
 _BUNDLE_FILE = "bundle.txt"
-_COMPILED_KEPT = 6  # graphs of a bundle: an encoder and a decoder each for some sizes of pictures or numbers of threads
+_COMPILED_KEPT = 6  # graphs of a bundle: a decoder, and encoders of some sizes of pictures, for some numbers of threads
 _SETTLED_S = 2.0  # a file written to within this time may be written to again without its time changing
 
 

@@ -11,6 +11,7 @@ The towers' names: transformers stores timm's; Apple's releases and MobileCLIP's
 llava/model/multimodal_encoder/mobileclip/mci.py), where stages, downsamplings and position encodings are counted through in `network`.
 """
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -92,10 +93,9 @@ class KeyMap:
     """
 
     def __init__(self, rules: Iterable[Rule], dropped: Iterable[Rule] = ()):
-        rules = list(rules)
-        self._to_ours = [(_pattern(stored), ours) for stored, ours in rules]
-        self._to_stored = [(_pattern(ours), stored) for stored, ours in rules]
-        self._dropped = [(_pattern(stored), reason) for stored, reason in dropped]
+        self._to_ours = list(rules)
+        self._to_stored = [(ours, stored) for stored, ours in self._to_ours]
+        self._dropped = list(dropped)
 
     def ours(self, stored: str) -> str | None:
         return _translate(self._to_ours, stored)
@@ -105,17 +105,18 @@ class KeyMap:
 
     def dropped(self, stored: str) -> str | None:
         """Why this name is left out, or None when it is not."""
-        return next((reason for pattern, reason in self._dropped if pattern.fullmatch(stored)), None)
+        return next((reason for template, reason in self._dropped if _pattern(template).fullmatch(stored)), None)
 
 
+@functools.cache  # compiled when a name is looked up: a program that runs a bundle looks none up
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.escape(template).replace(r"\{n\}", r"(?P<n>\d+)").replace(r"\{rest\}", r"(?P<rest>.+)"))
 
 
-def _translate(rules: list[tuple[re.Pattern[str], str]], name: str) -> str | None:
-    for pattern, template in rules:
-        if match := pattern.fullmatch(name):
-            return template.format(**match.groupdict())
+def _translate(rules: list[Rule], name: str) -> str | None:
+    for template, translation in rules:
+        if match := _pattern(template).fullmatch(name):
+            return translation.format(**match.groupdict())
     return None
 
 
