@@ -970,20 +970,26 @@ def test_projected_tokens_are_held_to_the_words_in_them(tmp_path):
     boxes = np.array([[8, 16, 12, 24], [14, 16, 18, 24], [100, 80, 104, 88]], np.float32)
     lines = [SimpleNamespace(text="ab"), SimpleNamespace(text="c")]
     document = SimpleNamespace(image=Image.new("RGB", (128, 128)), boxes=boxes, lines=lines)
-    objective = Objective(model, processor, {})
+    objective = Objective(model, processor, {"likeness_weight": 0.0})
     item = objective.prepare(document)
     assert [processor.tokenizer.decode(ids) for ids in item[1]] == ["ab", "\n", "\n", "c"]
     batch = objective.collate([item, item])
     assert objective.count(batch) == 8
     table = model.language_model.embed_tokens.weight.detach()
-    a, b, c, nothing = (table[processor.tokenizer.encode(text)[0]] for text in ("a", "b", "c", "\n"))
+    words = [processor.tokenizer.encode(text)[0] for text in ("a", "b", "c", "\n")]
+    a, b, c, nothing = (table[word] for word in words)
     targets = torch.stack([(a + b) / 2, nothing, nothing, c])[None].expand(2, -1, -1)
-    for features, expected, right in (
-        (targets, 0.0, None),
-        (targets.mean(1, keepdim=True).expand_as(targets), 8.0, None),
-        (torch.stack([b, a, a, nothing])[None].expand(2, -1, -1), None, 2),
-    ):
-        model.encode_images = lambda _, features=features: features
+
+    def loss_of(features: torch.Tensor, likeness_weight: float = 0.0) -> tuple[float, dict]:
+        model.encode_images, objective.likeness_weight = lambda _: features, likeness_weight
         loss, metrics = objective.loss(model, batch)
-        assert expected is None or loss.item() == pytest.approx(expected, abs=1e-5)
-        assert right is None or [int(value) for value in metrics["word_accuracy"]] == [right, 4]
+        return loss.item(), metrics
+
+    assert loss_of(targets)[0] == pytest.approx(0.0, abs=1e-5)
+    assert loss_of(targets.mean(1, keepdim=True).expand_as(targets))[0] == pytest.approx(8.0, abs=1e-4)
+    features = 10 * torch.stack([b, a, a, nothing])[None].expand(2, -1, -1)
+    squares, metrics = loss_of(features)
+    assert [int(value) for value in metrics["word_accuracy"]] == [2, 4]
+    first, last = ((10 * word @ table.T).softmax(0).log() for word in (b, nothing))
+    unlike = -2 * ((first[words[0]] + first[words[1]]) / 2 + last[words[2]]).item()
+    assert loss_of(features, 0.5)[0] == pytest.approx(squares + unlike / 2, rel=1e-5)
