@@ -108,8 +108,7 @@ def compiled_path(bundle: Bundle, abilities: str, graph: str) -> Path:
     """
     folder = bundle.folder.resolve()
     parent = folder / "compiled" if folder.parent == root().resolve() else _compiled_root() / _short_hash(str(folder))
-    content = (folder / MANIFEST_FILE).read_text(encoding="utf-8")
-    return parent / _short_hash(f"{abilities} {content}") / f"{_short_hash(graph)}.blob"
+    return parent / _short_hash(f"{abilities} {bundle.manifest}") / f"{_short_hash(graph)}.blob"
 
 
 def keep_compiled(bundle: Bundle, path: Path, data: bytes | memoryview) -> None:
@@ -120,17 +119,15 @@ def keep_compiled(bundle: Bundle, path: Path, data: bytes | memoryview) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         (path.parent.parent / _BUNDLE_FILE).write_text(str(bundle.folder.resolve()), encoding="utf-8")
         check_disk_space(path.parent, 2 * len(data), "keeping a compiled graph")
-        unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        _write_whole(path, data)
         by_age = sorted(path.parent.iterdir(), key=lambda kept: kept.stat().st_mtime)
         for old in by_age[:-_COMPILED_KEPT]:
             old.unlink(missing_ok=True)
-    except (OSError, CheckpointError):
+        for other in path.parent.parent.iterdir():
+            if other.is_dir() and other != path.parent:  # of another version, CPU or content
+                shutil.rmtree(other, ignore_errors=True)
+    except (OSError, CheckpointError):  # or another process cleared the cache meanwhile
         return
-    for other in path.parent.parent.iterdir():
-        if other.is_dir() and other != path.parent:  # of another version, CPU or content
-            shutil.rmtree(other, ignore_errors=True)
 
 
 def _compiled_root() -> Path:
@@ -142,6 +139,13 @@ def _sweep_compiled() -> None:
     for path in _compiled_root().glob(f"*/{_BUNDLE_FILE}"):
         if not is_bundle(Path(path.read_text(encoding="utf-8"))):
             shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _write_whole(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that is there whole or not at all, whoever else writes it at the same time."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
 
 
 def _short_hash(text: str) -> str:
@@ -298,6 +302,4 @@ class _Hashes:
             return
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_name(f"{_HASHES_FILE}.{os.getpid()}")
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
-            os.replace(temporary, self._path)
+            _write_whole(self._path, json.dumps(self._known).encode())

@@ -9,6 +9,7 @@ side by side.
 import contextlib
 import functools
 import io
+import os
 import platform
 import threading
 from pathlib import Path
@@ -187,13 +188,12 @@ class _Compiler:
         options = {**options, "CACHE_MODE": "OPTIMIZE_SPEED" if shape else "OPTIMIZE_SIZE"}
         path = self._bundle.folder / name
         kept = cache.compiled_path(self._bundle, self._abilities, f"{name} {shape} {sorted(options.items())}")
-        if kept.is_file():
-            with contextlib.suppress(RuntimeError):  # damaged: it is made again
-                where = {} if shape else {"WEIGHTS_PATH": str(path.with_suffix(".bin"))}
-                compiled = core().import_model(kept.read_bytes(), "CPU", {**options, **where})
-                with contextlib.suppress(OSError):
-                    kept.touch()
-                return compiled
+        with contextlib.suppress(OSError, RuntimeError):  # not there, or damaged: it is made anew
+            where = {} if shape else {"WEIGHTS_PATH": str(path.with_suffix(".bin"))}
+            compiled = core().import_model(kept.read_bytes(), "CPU", {**options, **where})
+            with contextlib.suppress(OSError):
+                os.utime(kept)
+            return compiled
         model = core().read_model(path)
         if shape:
             model.reshape(list(shape))

@@ -24,7 +24,7 @@ from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
 from fastvlm.train.objectives import Batch, Metrics, characters, conversations
-from fastvlm.train.objectives._places import NOWHERE, AttentionGuide, letters_of, places, tokens_of_letters
+from fastvlm.train.objectives._places import NOWHERE, AttentionGuide, letters_of, places, size_error, tokens_of_letters
 from fastvlm.train.objectives._windows import draw_windows
 from fastvlm.train.recipe import RecipeError
 
@@ -82,10 +82,7 @@ class Objective(nn.Module):
         """A conversation about the whole document."""
         inputs, tokens = self.text.prepare(messages), self._num_tokens(document)
         if (inputs.input_ids == self.one_token.image_token_id).sum() != tokens:
-            raise RecipeError(
-                f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
-                "set `sizes` of the source and `resolution` of the stage to the same"
-            )
+            raise size_error(document)
         where = places(inputs, quotes, self.one_token.tokenizer)
         return Row(dataclasses.replace(inputs, image_groups=[]), np.arange(tokens), where, np.zeros(len(where), np.int64))
 

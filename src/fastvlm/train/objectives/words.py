@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.train.objectives import Batch, Metrics
-from fastvlm.train.objectives._places import centres
+from fastvlm.train.objectives._places import centres, check_generated, size_error
 from fastvlm.train.objectives._windows import window_text
-from fastvlm.train.recipe import RecipeError
 
 NOTHING = "\n"
 _NO_WORD = -1
@@ -36,14 +35,10 @@ class Objective(nn.Module):
 
     def prepare(self, document: Any) -> tuple[np.ndarray, list[list[int]]]:
         """Pixels (1, 3, H, W), and the ids of the text in each image token."""
-        if not hasattr(document, "boxes"):
-            raise RecipeError("the objective `words` learns from generated documents, which know where their text is")
+        check_generated(document, "words")
         pixels = self.processor.image_processor(document.image)
         if pixels.shape != (1, 3, document.image.height, document.image.width):
-            raise RecipeError(
-                f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
-                "set `sizes` of the source and `resolution` of the stage to the same"
-            )
+            raise size_error(document)
         at, corners = centres(document), itertools.product(*(range(0, side, PATCH_SIZE) for side in pixels.shape[2:]))
         texts = [window_text(document, at, (x, y, x + PATCH_SIZE, y + PATCH_SIZE))[0] for y, x in corners]
         return pixels, [self.processor.tokenizer.encode(text or NOTHING) for text in texts]
