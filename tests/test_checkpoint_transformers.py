@@ -193,6 +193,8 @@ def test_autoprocessor_gives_the_same_ids_pixels_and_answer_after_save(tmp_path:
     model = random_model(tiny_config())
     checkpoint = open_checkpoint(write_apple(tmp_path / "apple", apple_tensors(model), image_aspect_ratio=aspect))
     processor = checkpoint.processor()
+    assert processor.no_repeat_ngram_size == 0
+    processor.no_repeat_ngram_size = 9
     save_pretrained(checkpoint, processor, tmp_path / "native")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 150, 3), dtype=np.uint8))
     messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What is in the picture?"}]}]
@@ -210,6 +212,7 @@ def test_autoprocessor_gives_the_same_ids_pixels_and_answer_after_save(tmp_path:
     reread = again.processor()(messages)
     assert reread.input_ids.tolist() == ours.input_ids.tolist()
     np.testing.assert_array_equal(reread.pixel_values, ours.pixel_values)
+    assert again.processor().no_repeat_ngram_size == 9
     assert again.processor().max_length == checkpoint.context_length == 256
     assert (
         again.describe()["image"]
@@ -222,6 +225,7 @@ def test_autoprocessor_gives_the_same_ids_pixels_and_answer_after_save(tmp_path:
         computed = again.load_model("float32")(torch.from_numpy(reread.input_ids), pixel_values=torch.from_numpy(reread.pixel_values))
     torch.testing.assert_close(computed, expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
     assert reference_model.generation_config.eos_token_id == [262]
+    assert reference_model.generation_config.no_repeat_ngram_size == 9
     assert json.loads((tmp_path / "native" / "config.json").read_text())["image_seq_length"] == 4
 
 

@@ -168,7 +168,7 @@ def test_apples_spellings_are_understood(vlm: EchoVLM, picture: str) -> None:
 def test_options_reach_the_model_and_the_answer(vlm: EchoVLM) -> None:
     flags = "--model M --runtime torch --device cpu --dtype float32 --threads 2 --resolution 512"
     flags += " --image-mode crop --draft --adapter A --revision R"
-    flags += " --seed 4 --stop x --stop y --top-k 3 --repetition-penalty 1.2 --num-beams 1 --length-penalty 0.5"
+    flags += " --seed 4 --stop x --stop y --top-k 3 --repetition-penalty 1.2 --no-repeat-ngram-size 9 --num-beams 1 --length-penalty 0.5"
     assert cli.main(["predict", "--prompt", "P", *flags.split()]) == 0
     assert vlm.loaded_with[1] == {
         "runtime": "torch",
@@ -181,7 +181,7 @@ def test_options_reach_the_model_and_the_answer(vlm: EchoVLM) -> None:
         "adapter": "A",
         "revision": "R",
     }
-    expected = {"seed": 4, "stop": ("x", "y"), "top_k": 3, "repetition_penalty": 1.2, "length_penalty": 0.5}
+    expected = {"seed": 4, "stop": ("x", "y"), "top_k": 3, "repetition_penalty": 1.2, "no_repeat_ngram_size": 9, "length_penalty": 0.5}
     assert {name: vlm.asked[0][1][name] for name in expected} == expected
 
 

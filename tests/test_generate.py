@@ -48,6 +48,7 @@ class LetterTokenizer:
 @dataclass
 class Processor:
     tokenizer: LetterTokenizer = field(default_factory=LetterTokenizer)
+    no_repeat_ngram_size: int = 0
 
 
 @dataclass
@@ -140,6 +141,19 @@ def test_greedy_is_transformers(engine: Engine, reference: transformers.Qwen2For
         assert result.finish_reason == ("stop" if expected[-1] in EOS else "length")
 
 
+def test_the_checkpoint_says_which_ngrams_come_once(reference: transformers.Qwen2ForCausalLM, runtime: TorchRuntime) -> None:
+    engine, changed = Engine(runtime, Processor(no_repeat_ngram_size=2)), 0
+    for seed in range(6):
+        inputs = text_inputs(8, seed)
+        expected = reference_tokens(reference, inputs, max_new_tokens=30, no_repeat_ngram_size=2)
+        assert engine.generate(inputs, GenerationOptions(max_new_tokens=30)).token_ids == expected
+        assert engine.generate_batch([inputs], GenerationOptions(max_new_tokens=30))[0].token_ids == expected
+        free = reference_tokens(reference, inputs, max_new_tokens=30)
+        assert engine.generate(inputs, GenerationOptions(max_new_tokens=30, no_repeat_ngram_size=0)).token_ids == free
+        changed += free != expected
+    assert changed
+
+
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, -0.5, 2.0])
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 def test_beams_are_transformers(length_penalty: float, early_stopping: bool | str) -> None:
@@ -155,10 +169,11 @@ def test_beams_are_transformers(length_penalty: float, early_stopping: bool | st
     assert reasons >= {"stop"} if length_penalty < 1 else reasons
 
 
-def test_beams_with_a_repetition_penalty_are_transformers(reference: transformers.Qwen2ForCausalLM, engine: Engine) -> None:
+@pytest.mark.parametrize("penalties", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}])
+def test_beams_with_penalties_are_transformers(reference: transformers.Qwen2ForCausalLM, engine: Engine, penalties: dict) -> None:
     for seed in range(3):
         inputs = text_inputs(6, seed)
-        options = {"num_beams": 3, "repetition_penalty": 1.3, "max_new_tokens": 15}
+        options = {"num_beams": 3, "max_new_tokens": 15, **penalties}
         assert engine.generate(inputs, GenerationOptions(**options)).token_ids == reference_tokens(reference, inputs, **options)
 
 
@@ -167,7 +182,7 @@ def test_beams_with_a_repetition_penalty_are_transformers(reference: transformer
     [
         GenerationOptions(max_new_tokens=20),
         GenerationOptions(max_new_tokens=20, temperature=1.0, top_p=0.95, seed=3),
-        GenerationOptions(max_new_tokens=20, repetition_penalty=1.5),
+        GenerationOptions(max_new_tokens=20, repetition_penalty=1.5, no_repeat_ngram_size=2),
         GenerationOptions(max_new_tokens=6, num_beams=3),
         GenerationOptions(max_new_tokens=20, stop=["9 ", "5 j"]),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, GenerationConfig
 
 from fastvlm.config import FastVLMConfig
 from fastvlm.image_io import ImageError, ImageLimits
@@ -154,9 +154,10 @@ def saved(tmp_path_factory, folder: Path, vocabulary: str, mode: str):
 
 @pytest.mark.parametrize("mode", ["pad", "crop", "anyres", "native"])
 def test_saved_and_read_again(tmp_path, bytes_folder, mode):
-    first = Processor.from_folder(bytes_folder, image_processor=ImageProcessor(size=128, mode=mode, draft=True))
+    first = Processor.from_folder(bytes_folder, image_processor=ImageProcessor(size=128, mode=mode, draft=True), no_repeat_ngram_size=9)
     first.save(tmp_path)
     AutoProcessor.from_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path).no_repeat_ngram_size == 9
     second = Processor.from_folder(tmp_path)
     messages = [user(noise(300, 100), "Hi <|end|>", noise(50, 50)), assistant("Yes"), user("Sure?")]
     a, b = first(messages), second(messages)
@@ -164,6 +165,10 @@ def test_saved_and_read_again(tmp_path, bytes_folder, mode):
     assert all(np.array_equal(x, y) for x, y in zip(a.image_groups, b.image_groups, strict=True))
     assert second.image_processor == first.image_processor
     assert second.chat_template == first.chat_template
+    assert second.no_repeat_ngram_size == 9
+    (tmp_path / "generation_config.json").write_text('{"no_repeat_ngram_size": "9"}')
+    with pytest.raises(ValueError, match="no_repeat_ngram_size is '9'"):
+        Processor.from_folder(tmp_path)
 
 
 def test_reads_what_transformers_saves(tmp_path, tmp_path_factory, apple_folder, small):

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from fastvlm.sampling import Sampler, SamplingOptions, Vocabulary, distribution, penalise
+from fastvlm.sampling import Ngrams, Sampler, SamplingOptions, Vocabulary, distribution, penalise
 
 
 def random_logits(size: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:
@@ -86,6 +93,33 @@ def test_repetition_penalty_knows_prompt_and_answer() -> None:
     assert [sampler(logits) for _ in range(3)] == [1, 2, 0]  # 0 was in the prompt; 1 and 2 are halved once produced; then 1.5 beats 1.45
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+def test_ngrams_forbid_what_transformers_does(size: int) -> None:
+    rng = np.random.default_rng(size)
+    ids: list[int] = []
+    ngrams, reference = Ngrams(size), NoRepeatNGramLogitsProcessor(size)
+    num_forbidden = 0
+    for _ in range(60):
+        logits = random_logits(8)
+        forbidden = ngrams.forbid(logits)
+        if ids:
+            np.testing.assert_array_equal(forbidden, reference(torch.tensor([ids]), torch.from_numpy(logits)[None])[0].numpy())
+            num_forbidden += int(np.isinf(forbidden).sum())
+        ids.append(int(rng.integers(10)))  # 8 and 9, say an image token, are in no answer
+        ngrams.push(ids[-1])
+    assert (num_forbidden > 0) == (size < 40)
+    np.testing.assert_array_equal(Ngrams(size, ids).forbid(logits), ngrams.forbid(logits))
+
+
+def test_a_circle_is_left_where_it_would_be_whole_again() -> None:
+    logits = np.array([[0, 1, 0.5, -1], [-1, 0, 1, 0.5], [1, -1, 0, 0.5], [0, 0, 0, 1]], np.float32)  # by the token before
+    said = [0]
+    sampler = Sampler(SamplingOptions(no_repeat_ngram_size=3), Vocabulary(4), prompt_ids=said)
+    for _ in range(6):
+        said.append(sampler(logits[said[-1]]))
+    assert said == [0, 1, 2, 0, 1, 3, 3]  # 0 1 2 again it must not be
+
+
 def test_logits_that_are_not_finite_are_refused() -> None:
     for broken in (np.nan, np.inf):
         logits = random_logits(10)
@@ -114,6 +148,8 @@ def test_extreme_values_draw_the_best_without_a_warning() -> None:
         ("top_k", -1),
         ("top_k", 2.5),
         ("repetition_penalty", 0),
+        ("no_repeat_ngram_size", -1),
+        ("no_repeat_ngram_size", None),
         ("seed", -1),
         ("seed", 1.0),
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastvlm.sampling import Vocabulary, penalise
+from fastvlm.sampling import Ngrams, Vocabulary, penalise
 
 if TYPE_CHECKING:
     from fastvlm.generate import GenerationOptions
@@ -88,9 +88,11 @@ class BeamSearch:
         log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         if not np.isfinite(log_probabilities).any():
             raise ValueError("the model's logits are not finite; run it with dtype float32, or check its weights")
-        penalty = self._options.repetition_penalty
-        if penalty != 1:
-            for row, tokens in enumerate(self._tokens):
+        penalty, ngram_size = self._options.repetition_penalty, self._options.no_repeat_ngram_size
+        for row, tokens in enumerate(self._tokens):
+            if penalty != 1:
                 ids = np.union1d(self._prompt_ids, np.array(tokens, np.int64))
                 log_probabilities[row] = penalise(log_probabilities[row], ids[ids < logits.shape[-1]], penalty)
+            if ngram_size:
+                log_probabilities[row] = Ngrams(ngram_size, [*self._prompt_ids.tolist(), *tokens]).forbid(log_probabilities[row])
         return self._vocabulary.mask(log_probabilities)

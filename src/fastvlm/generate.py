@@ -8,6 +8,7 @@ Stopping, streaming, timing and the two caches (image features; keys and values 
 runtime. What picks a token is in `fastvlm.sampling` and `fastvlm.beam_search`.
 """
 
+import dataclasses
 import hashlib
 import threading
 import time
@@ -44,6 +45,7 @@ class GenerationOptions:
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int | None = None  # None: as the checkpoint's generation_config.json says, which is mostly 0
     seed: int | None = None
     stop: str | Sequence[str] = ()  # strings that end the answer; they are not part of it
     num_beams: int = 1  # above 1: beam search, which finds a more probable answer and shows it when it is complete
@@ -76,7 +78,8 @@ class GenerationOptions:
 
     @property
     def sampling(self) -> SamplingOptions:
-        return SamplingOptions(self.temperature, self.top_k, self.top_p, self.repetition_penalty, self.seed)
+        ngram_size = 0 if self.no_repeat_ngram_size is None else self.no_repeat_ngram_size
+        return SamplingOptions(self.temperature, self.top_k, self.top_p, self.repetition_penalty, ngram_size, self.seed)
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Engine:
     def stream(self, inputs: "ModelInputs", options: GenerationOptions) -> "TextStream":
         """Pieces of the answer as they come, whole characters only. Refuses a prompt that is too long at once; works as it is read."""
         self.check_length(inputs)
-        return TextStream(self, inputs, options)
+        return TextStream(self, inputs, self._with_defaults(options))
 
     def generate(self, inputs: "ModelInputs", options: GenerationOptions) -> GenerationResult:
         stream = self.stream(inputs, options)
@@ -213,12 +216,18 @@ class Engine:
         return results
 
     def _generate_rows(self, inputs: "Sequence[ModelInputs]", options: GenerationOptions) -> list[GenerationResult]:
-        clock = _Clock()
+        clock, options = _Clock(), self._with_defaults(options)
         prompts = self._prompts(inputs, clock)
         answers = [self._answer(prompt, options) for prompt in prompts]
         for _ in self._run(prompts, _Rows(answers, clock), clock, keep=False):
             pass
         return [answer.result(prompt, clock) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    def _with_defaults(self, options: GenerationOptions) -> GenerationOptions:
+        """With the checkpoint's own where none was given."""
+        if options.no_repeat_ngram_size is not None:
+            return options
+        return dataclasses.replace(options, no_repeat_ngram_size=self.processor.no_repeat_ngram_size)
 
     def check_length(self, inputs: "ModelInputs", room: int = 1) -> None:
         """Refuse a prompt that leaves less than `room` tokens of the context."""

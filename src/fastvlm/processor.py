@@ -21,9 +21,11 @@ from fastvlm.config import PATCH_SIZE, FastVLMConfig
 from fastvlm.image_io import ImageError, ImageLimits, load_image
 from fastvlm.image_processing import ImageProcessor
 from fastvlm.prompts import BUILT_IN, IMAGE_TOKEN, QWEN_2, ChatTemplate, Message, PromptError, Segment, read_messages
+from fastvlm.sampling import is_count
 from fastvlm.tokenizer import Tokenizer, read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Processor:
         image_token_id: stands for one image feature in `input_ids`.
         image_limits: what a picture may cost.
         max_length: tokens that a prompt may have; None leaves that to the model.
+        no_repeat_ngram_size: of answers (`fastvlm.sampling`), where whoever asks does not say; from generation_config.json.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Processor:
         chat_template: str | None = None,
         image_limits: ImageLimits | None = None,
         max_length: int | None = None,
+        no_repeat_ngram_size: int = 0,
     ):
         """
         Args:
@@ -89,6 +93,7 @@ class Processor:
         self.image_token_id = tokenizer.add_special_token(image_token)
         self.image_limits = ImageLimits() if image_limits is None else image_limits
         self.max_length = max_length
+        self.no_repeat_ngram_size = no_repeat_ngram_size
         source = _default_template(tokenizer) if chat_template is None else chat_template
         self._template = None if source is None else self._read_template(source)
 
@@ -121,6 +126,10 @@ class Processor:
             recipe = settings.get("image_processor") or read_json(folder / "preprocessor_config.json")
             aspect = read_json(folder / "config.json").get("image_aspect_ratio")
             options["image_processor"] = ImageProcessor.from_dict(recipe, aspect if isinstance(aspect, str) else None)
+        ngram_size = read_json(folder / GENERATION_FILE).get("no_repeat_ngram_size") or 0
+        if not is_count(ngram_size):
+            raise ValueError(f"{folder / GENERATION_FILE}: no_repeat_ngram_size is {ngram_size!r}; expected a whole number, 0 or more")
+        options.setdefault("no_repeat_ngram_size", ngram_size)
         if options.get("chat_template") is None:
             options["chat_template"] = _stored_template(folder)
         return cls(tokenizer, image_token=image_token, **options)
@@ -179,6 +188,8 @@ class Processor:
             "vision_feature_select_strategy": "full",
         }
         _write_json(folder / "processor_config.json", settings)
+        if self.no_repeat_ngram_size:
+            _write_json(folder / GENERATION_FILE, {"no_repeat_ngram_size": self.no_repeat_ngram_size})
 
     def _inputs(self, messages: Sequence[Message], add_generation_prompt: bool, resolution: int | None, is_training: bool) -> ModelInputs:
         start = time.perf_counter()

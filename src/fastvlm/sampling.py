@@ -3,10 +3,11 @@
     sampler = Sampler(SamplingOptions(temperature=0.7, top_p=0.9, seed=0), Vocabulary(151646))
     token = sampler(logits)         # (V,) float32 -> int
 
-The filters run in transformers' order (repetition penalty, temperature, top-k, top-p) and keep the same ids. numpy only: every runtime
-returns numpy, and a greedy step is one argmax.
+The filters run in transformers' order (repetition penalty, n-grams, temperature, top-k, top-p) and keep the same ids. numpy only: every
+runtime returns numpy, and a greedy step is one argmax.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,10 +18,11 @@ import numpy as np
 class SamplingOptions:
     """How the next token is picked. None, or the value that changes nothing, switches a filter off."""
 
-    temperature: float = 0.0  # 0 takes the most probable token; the filters below except the penalty then do nothing
+    temperature: float = 0.0  # 0 takes the most probable token; of the filters below only the penalty and n-grams then do anything
     top_k: int | None = None  # draw among the k most probable (and those equal to the k-th)
     top_p: float | None = None  # draw among the fewest whose probabilities reach this sum
     repetition_penalty: float = 1.0  # divides the positive and multiplies the negative logits of ids in prompt or answer
+    no_repeat_ngram_size: int = 0  # so many tokens in a row never come a second time, those of the prompt included; 0 is off
     seed: int | None = None  # the same seed draws the same tokens; None draws anew each time
 
     def __post_init__(self) -> None:
@@ -30,8 +32,13 @@ class SamplingOptions:
         _check(self.top_p is None or (_is_number(self.top_p) and 0 < self.top_p <= 1), self, "top_p", "more than 0, at most 1")
         penalty_fits = _is_number(self.repetition_penalty) and 0 < self.repetition_penalty < float("inf")
         _check(penalty_fits, self, "repetition_penalty", "a number above 0 (1 is off)")
-        seed_fits = self.seed is None or (isinstance(self.seed, int) and not isinstance(self.seed, bool) and self.seed >= 0)
-        _check(seed_fits, self, "seed", "a whole number, 0 or more")
+        _check(is_count(self.no_repeat_ngram_size), self, "no_repeat_ngram_size", "a whole number, 0 or more (0 is off)")
+        _check(self.seed is None or is_count(self.seed), self, "seed", "a whole number, 0 or more")
+
+
+def is_count(value: object) -> bool:
+    """A whole number, 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: object) -> bool:
@@ -74,24 +81,50 @@ class Vocabulary:
         return token
 
 
+class Ngrams:
+    """The tokens of a row, `size` at a time: which ids would make it say `size` of them in a row again."""
+
+    def __init__(self, size: int, ids: Iterable[int] = ()):
+        self._last: deque[int] = deque(maxlen=size - 1)
+        self._followers: dict[tuple[int, ...], set[int]] = {}
+        for token in ids:
+            self.push(token)
+
+    def push(self, token: int) -> None:
+        if len(self._last) == self._last.maxlen:
+            self._followers.setdefault(tuple(self._last), set()).add(token)
+        self._last.append(token)
+
+    def forbid(self, logits: np.ndarray) -> np.ndarray:
+        """Logits (V,), a copy with -inf in the ids' places if there are any."""
+        ids = [token for token in self._followers.get(tuple(self._last), ()) if token < len(logits)]
+        if ids:
+            logits = logits.copy()
+            logits[ids] = -np.inf
+        return logits
+
+
 class Sampler:
-    """Picks the tokens of one row; holds its random state and the ids that a repetition penalty has to know."""
+    """Picks the tokens of one row; holds its random state and what a repetition penalty and n-grams have to know of the row."""
 
     def __init__(self, options: SamplingOptions, vocabulary: Vocabulary, prompt_ids: Iterable[int] = ()):
         self.options = options
         self.vocabulary = vocabulary
         self._generator = np.random.default_rng(options.seed)
+        ids = np.fromiter(prompt_ids, np.int64)
         self._is_penalised = np.zeros(0, bool)
         if options.repetition_penalty != 1:
             self._is_penalised = np.zeros(vocabulary.size, bool)
-            ids = np.fromiter(prompt_ids, np.int64)
             self._is_penalised[ids[ids < vocabulary.size]] = True
+        self._ngrams = Ngrams(options.no_repeat_ngram_size, ids.tolist()) if options.no_repeat_ngram_size else None
 
     def __call__(self, logits: np.ndarray) -> int:
         """The next token from logits (V,) of the last position."""
         options = self.options
         if options.repetition_penalty != 1:
             logits = penalise(self.vocabulary.mask(logits), self._is_penalised.nonzero()[0], options.repetition_penalty)
+        if self._ngrams is not None:
+            logits = self._ngrams.forbid(logits)
         if options.temperature == 0:
             token = self.vocabulary.argmax(logits)
         else:
@@ -101,6 +134,8 @@ class Sampler:
             token = int(ids[min(place, len(ids) - 1)])
         if options.repetition_penalty != 1:
             self._is_penalised[token] = True
+        if self._ngrams is not None:
+            self._ngrams.push(token)
         return token
 
 

@@ -182,8 +182,8 @@ class FastVLM:
         Args:
             messages: the conversation, ending with a user's turn.
             resolution: for this call, as in `load`.
-            options: fields of `fastvlm.generate.GenerationOptions`: max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed,
-                stop, num_beams, length_penalty, early_stopping.
+            options: fields of `fastvlm.generate.GenerationOptions`: max_new_tokens, temperature, top_p, top_k, repetition_penalty,
+                no_repeat_ngram_size, seed, stop, num_beams, length_penalty, early_stopping.
         """
         return self.engine.generate(self._inputs(messages, resolution), GenerationOptions(**options))
 

@@ -244,6 +244,7 @@ def _write_configs(
     if processor is not None:
         generation["eos_token_id"] = list(processor.tokenizer.eos_token_ids) or eos
         generation["pad_token_id"] = processor.tokenizer.pad_token_id
+        generation["no_repeat_ngram_size"] = processor.no_repeat_ngram_size or None
     _write_json(folder / "generation_config.json", {name: value for name, value in generation.items() if value is not None})
     limit = checkpoint.context_length if checkpoint is not None else UNLIMITED_LENGTH
     if (folder / "tokenizer_config.json").is_file() and limit < text.max_position_embeddings:

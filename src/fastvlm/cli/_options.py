@@ -53,6 +53,10 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repetition-penalty", "--repetition_penalty", type=float, default=1.0, metavar="R", help="1 is off (default: %(default)s)"
     )
+    group.add_argument(
+        "--no-repeat-ngram-size", "--no_repeat_ngram_size", type=int, metavar="N",
+        help="never say N tokens in a row again; 0 is off (default: the checkpoint's generation_config.json)",
+    )  # fmt: skip
     group.add_argument("--seed", type=int, metavar="N", help="makes draws repeatable")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text; may be repeated")
     group.add_argument("--num-beams", "--num_beams", type=_positive_int, default=1, metavar="N", help="beam search (default: %(default)s)")
@@ -88,7 +92,7 @@ def load_model(args: argparse.Namespace) -> "FastVLM":
 def generation_options(args: argparse.Namespace) -> "GenerationOptions":
     from fastvlm.generate import GenerationOptions
 
-    names = "max_new_tokens temperature top_p top_k repetition_penalty seed stop num_beams length_penalty"
+    names = "max_new_tokens temperature top_p top_k repetition_penalty no_repeat_ngram_size seed stop num_beams length_penalty"
     try:
         return GenerationOptions(**{name: getattr(args, name) for name in names.split()})
     except ValueError as error:

@@ -4,9 +4,10 @@ The ids and the mask come from the processor in one pass, so what is learnt is w
 last turn is the assistant's; generated documents become messages here: the whole text, or some questions in turn.
 
 Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `min_turns` and `max_turns`,
-between which the number of questions is drawn; `max_length` in tokens, at which a longer sample is cut, but never within a picture;
-`input_noise`, the share of the answers' tokens that are shown wrong and have to be continued right: a model's own answers are not free of
-errors, and what comes next stands in the picture.
+between which the number of questions is drawn; `question_shares`, such as {json: 0.25}: how many of a kind's questions may be asked at all
+(the answer in JSON is as long as those for thirty fields); `max_length` in tokens, at which a longer sample is cut, but never within a
+picture; `input_noise`, the share of the answers' tokens that are shown wrong and have to be continued right: a model's own answers are not
+free of errors, and what comes next stands in the picture.
 """
 
 import random
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastvlm.config import PATCH_SIZE
+from fastvlm.data.questions import QUESTION_KINDS
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
 from fastvlm.records import BrokenSample
@@ -35,6 +37,9 @@ class Objective(nn.Module):
         self.processor = processor
         self.transcription_share = options.get("transcription_share", 0.5)
         self.min_turns, self.max_turns = options.get("min_turns", 1), options.get("max_turns", 4)
+        self.question_shares: dict[str, float] = dict(options.get("question_shares", {}))
+        if unknown := sorted(set(self.question_shares) - set(QUESTION_KINDS)):
+            raise RecipeError(f"question_shares names {', '.join(unknown)}; kinds of questions are {', '.join(QUESTION_KINDS)}")
         self.max_length = options.get("max_length", 4096)
         self.input_noise = options.get("input_noise", 0.0)
 
@@ -47,7 +52,8 @@ class Objective(nn.Module):
         share = self.transcription_share if transcription_share is None else transcription_share
         rng = random.Random(f"{document.kind}/{document.text}")
         readings = [qa for qa in document.qa if qa.kind == "transcription"]
-        questions = [qa for qa in document.qa if qa.kind != "transcription"]
+        shares = self.question_shares
+        questions = [qa for qa in document.qa if qa.kind != "transcription" and (qa.kind not in shares or rng.random() < shares[qa.kind])]
         if readings and (not questions or rng.random() < share):
             chosen = [rng.choice(readings)]
         else:
