@@ -1,5 +1,6 @@
 """Training: recipes, dense targets, initialisation, and a run that is killed and goes on."""
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -18,6 +19,7 @@ from PIL import Image
 
 from fastvlm.config import VisionConfig
 from fastvlm.model.fastvithd import FastViTHD
+from fastvlm.records import BrokenSample
 from fastvlm.train.depthwise import keep_depthwise_in_float32
 from fastvlm.train.initialize import initialize_tower
 from fastvlm.train.objectives.characters import BACKGROUND, CHARACTERS, UNKNOWN, character_grid
@@ -838,10 +840,39 @@ def test_questions_apart_are_as_if_each_were_asked_alone(tmp_path):
     assert loss == pytest.approx(expected, rel=1e-5) and metrics == expected_metrics
     chained, _ = measure([Objective(model, processor, {**options, "apart": False}).prepare(form)[1][0]])
     assert abs(chained - expected) > 1e-4 * expected
-
     short = Objective(model, processor, {**options, "max_length": len(row.segments) - 5})
     (cut,) = short.prepare(form)[1]
     assert cut.segments.tolist() == row.segments[row.segments < 9].tolist()
+    with pytest.raises(BrokenSample, match="first 12 tokens .max_length.; its pictures have 16"):
+        Objective(model, processor, {**options, "max_length": 12}).prepare(form)
+
+
+def test_some_kinds_of_questions_can_be_asked_less_often(tmp_path):
+    from fastvlm.data import documents
+    from fastvlm.train.objectives.conversations import Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    model, processor = start(load_recipe(recipe))
+    made = [documents.generate(seed, kind="form", width=256, height=256) for seed in range(40)]
+    kind_of = [{(qa.question, qa.answer): qa.kind for qa in document.qa} for document in made]
+
+    def asked(shares):
+        options = {"transcription_share": 0.0, "min_turns": 99, "max_turns": 99, "question_shares": shares}
+        chosen = [Objective(model, processor, options).messages(document) for document in made]
+        turns = [(kinds, turn[0]["content"][-1]["text"], turn[1]["content"]) for kinds, messages in zip(kind_of, chosen, strict=True)
+                 for turn in zip(messages[::2], messages[1::2], strict=True)]  # fmt: skip
+        return collections.Counter(kinds[question, answer] for kinds, question, answer in turns)
+
+    every, some = asked({}), asked({"json": 0.25, "yes_no": 0.0})
+    assert every == collections.Counter(qa.kind for document in made for qa in document.qa if qa.kind != "transcription")
+    assert 0 < some["json"] < every["json"] / 2 and some["yes_no"] == 0
+    assert {kind: count for kind, count in some.items() if kind != "json"} == {
+        kind: count for kind, count in every.items() if kind not in ("json", "yes_no")
+    }
+    with pytest.raises(RecipeError, match="question_shares names jsn"):
+        asked({"jsn": 0.5})
 
 
 def test_whole_documents_are_read_aloud_and_asked_about(tmp_path):
@@ -914,7 +945,6 @@ def test_input_noise_changes_what_is_shown_and_not_what_is_learnt():
 
 def test_truncation_never_cuts_a_picture():
     """Two pictures of 4 tokens: cut between them, within the second, and within an answer."""
-    from fastvlm.records import BrokenSample
     from fastvlm.train.objectives.conversations import Objective
     from fastvlm.train.run import new_processor
 

@@ -223,6 +223,14 @@ def test_pictures_that_cannot_be_read_are_broken_samples(images):
     assert lines[1].startswith("data.jsonl[2]: not JSON")
 
 
+def test_generated_documents_without_room_are_broken_samples(tmp_path):
+    drawn = {"generator": "documents", "kinds": {"invoice": 1}, "sizes": [[256, 256]], "options": {"x_height_px": [6.5, 7]}}
+    kept = BatchSource([drawn], batch_size=12, seed="s", log=tmp_path / "broken.txt").batch(0)
+    lines = (tmp_path / "broken.txt").read_text().splitlines()
+    assert 0 < len(kept) == 12 - len(lines) < 12
+    assert all(line.startswith("invoice ") and "does not fit into 256x256" in line for line in lines)
+
+
 def test_generated_documents_are_enlarged():
     """Ink and boxes together: what is dark in the small picture's box of each character is dark in the large one's."""
     drawn = {"generator": "documents", "kinds": {"lines": 1}, "sizes": [[128, 192]], "options": {"degradation": 0}}

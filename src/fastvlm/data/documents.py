@@ -45,6 +45,10 @@ READING_KINDS = ("words", "lines", "paragraph")
 MIN_X_HEIGHT_PX = 5.0
 
 
+class DoesNotFit(ValueError):
+    """A document of this kind found no room in a picture of this size."""
+
+
 @dataclass
 class Document:
     """A picture and what stands in it.
@@ -281,7 +285,7 @@ def generate(
         except PageFull:
             continue
         return _finish(sheet, plan, view, kind, seed)
-    raise ValueError(f"a {kind!r} does not fit into {width}x{height} with an x-height of {low} px: ask for a larger picture")
+    raise DoesNotFit(f"a {kind!r} does not fit into {width}x{height} with an x-height of {low} px: ask for a larger picture")
 
 
 def _finish(sheet: Sheet, plan: degrade.Plan, view: degrade.View, kind: str, seed: int) -> Document:

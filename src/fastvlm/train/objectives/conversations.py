@@ -186,6 +186,15 @@ def truncate(inputs: ModelInputs, length: int, image_token_id: int) -> ModelInpu
             break
         kept += 1
     assert inputs.loss_mask is not None
-    if not inputs.loss_mask[0, 1:end].any():
-        raise BrokenSample(f"{len(ids)} tokens, {sum(tokens_of)} of them for pictures, and nothing to learn in the first {length}")
-    return ModelInputs(inputs.input_ids[:, :end], inputs.image_groups[:kept], inputs.loss_mask[:, :end], inputs.preprocess_s)
+    cut = ModelInputs(inputs.input_ids[:, :end], inputs.image_groups[:kept], inputs.loss_mask[:, :end], inputs.preprocess_s)
+    check_learnable(cut, sum(tokens_of))
+    return cut
+
+
+def check_learnable(inputs: ModelInputs, num_image_tokens: int) -> None:
+    """Raises `BrokenSample` where `max_length` has left no token to learn; the pictures had so many tokens before."""
+    assert inputs.loss_mask is not None
+    if not inputs.loss_mask[0, 1:].any():
+        raise BrokenSample(
+            f"nothing to learn in its first {inputs.input_ids.shape[1]} tokens (max_length); its pictures have {num_image_tokens}"
+        )

@@ -101,6 +101,7 @@ class Objective(nn.Module):
             segments.append(np.where(np.arange(start, inputs.input_ids.shape[1]) < shared, 0, number))
         length = limit if len(ids[0]) > limit else next(end for end in np.cumsum([len(part) for part in ids])[::-1] if end <= limit)
         whole = ModelInputs(np.concatenate(ids)[None, :length], [], np.concatenate(masks)[None, :length])
+        conversations.check_learnable(whole, tokens)
         return Row(whole, np.arange(tokens), np.concatenate(where)[:length], np.concatenate(segments)[:length])
 
     def _conversations(self, document: Any) -> list[list[dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastvlm.data import documents
+from fastvlm.records import BrokenSample
 from fastvlm.train.recipe import RecipeError
 from fastvlm.train.sources import Draw
 
@@ -31,7 +32,10 @@ class _Documents:
         return draws
 
     def _draw(self, seed: int, **options: Any) -> documents.Document:
-        document = documents.generate(seed, **options)
+        try:
+            document = documents.generate(seed, **options)
+        except documents.DoesNotFit as error:
+            raise BrokenSample(str(error)) from None
         return document if self.scale == 1 else document.scaled(self.scale)
 
 
