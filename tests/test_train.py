@@ -789,7 +789,7 @@ def test_a_window_of_all_tokens_is_the_document(tmp_path):
     for document in made:
         content = [{"type": "image", "image": document.image}]
         asked = processor.training_inputs([{"role": "user", "content": content}, {"role": "assistant", "content": document.text}])
-        assert windows._reading([], document.text, 4).input_ids.tolist() == asked.input_ids.tolist()
+        assert windows._window(document.text, 4).input_ids.tolist() == asked.input_ids.tolist()
     windows.load_state_dict(whole.state_dict())
     batch = windows.collate([windows.prepare(document) for document in made])
     assert batch["token_numbers"].tolist() == list(range(8))
@@ -834,17 +834,57 @@ def test_questions_apart_are_as_if_each_were_asked_alone(tmp_path):
         alone += objective.prepare(form)[1]
     del objective.text.messages
     (row,) = objective.prepare(form)[1]
-    assert row.segments.max() == 9 and len(row.segments) < sum(len(other.segments) for other in alone) - 8 * 16
+    segments = row.inputs.segments[0]
+    assert segments.max() == 9 and len(segments) < sum(len(other.places) for other in alone) - 8 * 16
     loss, metrics = measure([row])
     expected, expected_metrics = measure(alone)
     assert loss == pytest.approx(expected, rel=1e-5) and metrics == expected_metrics
     chained, _ = measure([Objective(model, processor, {**options, "apart": False}).prepare(form)[1][0]])
     assert abs(chained - expected) > 1e-4 * expected
-    short = Objective(model, processor, {**options, "max_length": len(row.segments) - 5})
+    short = Objective(model, processor, {**options, "max_length": len(segments) - 5})
     (cut,) = short.prepare(form)[1]
-    assert cut.segments.tolist() == row.segments[row.segments < 9].tolist()
+    assert cut.inputs.segments[0].tolist() == segments[segments < 9].tolist()
     with pytest.raises(BrokenSample, match="first 12 tokens .max_length.; its pictures have 16"):
         Objective(model, processor, {**options, "max_length": 12}).prepare(form)
+
+
+def test_turns_of_a_conversation_apart_are_as_if_each_were_asked_alone(tmp_path):
+    """Conversations from a file: several questions about a picture, beside a row without any."""
+    from fastvlm.train.objectives.conversations import Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY.replace("image_size: 128", "image_size: 256"))
+    model, processor = start(load_recipe(recipe))
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 150, 3), dtype=np.uint8)
+    picture = {"type": "image", "image": Image.fromarray(pixels)}
+    pairs = [("Read it.", "TOTAL 12.50"), ("What is the total?", "12.50"), ("Is it paid?", "No")]
+    turns = [[{"role": "user", "content": [picture, {"type": "text", "text": asked}]}, {"role": "assistant", "content": answer}]
+             for asked, answer in pairs]  # fmt: skip
+    conversation = [
+        *turns[0],
+        {"role": "user", "content": pairs[1][0]},
+        turns[1][1],
+        {"role": "user", "content": turns[2][0]["content"][1:]},
+        turns[2][1],
+    ]
+    text_only = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    apart, together = Objective(model, processor, {"apart": True}), Objective(model, processor, {})
+
+    def loss(objective, samples):
+        batch = objective.collate([objective.prepare(sample) for sample in samples])
+        return objective.loss(model, batch)[0].item()
+
+    expected = sum(loss(together, [turn]) for turn in (*turns, text_only))
+    assert loss(apart, [conversation, text_only]) == pytest.approx(expected, rel=1e-5)
+    assert abs(loss(together, [conversation, text_only]) - expected) > 1e-4 * expected
+    row = apart.prepare(conversation)
+    assert len(row.image_groups) == 1 and (row.input_ids == processor.image_token_id).sum() == 16
+    for unchanged in (turns[0], text_only, [*turns[0], *turns[1]]):  # one question, no picture, two pictures
+        assert apart.prepare(unchanged).segments is None
+        assert apart.prepare(unchanged).input_ids.tolist() == together.prepare(unchanged).input_ids.tolist()
+    system = [{"role": "system", "content": "Be brief."}]
+    assert loss(apart, [[*system, *conversation]]) == pytest.approx(sum(loss(together, [[*system, *turn]]) for turn in turns), rel=1e-5)
 
 
 def test_some_kinds_of_questions_can_be_asked_less_often(tmp_path):

@@ -37,12 +37,15 @@ class ModelInputs:
         image_groups: for each picture a (tiles, 3, height, width) float32 array, in the order of their tokens.
         loss_mask: (1, S) bool, true where a model learns to produce the token; None outside training.
         preprocess_s: seconds that making this took.
+        segments: (1, S) int64, never falling: parts that do not see each other, only what is in segment 0; None where all is one, and
+            outside training.
     """
 
     input_ids: np.ndarray
     image_groups: list[np.ndarray] = field(default_factory=list)
     loss_mask: np.ndarray | None = None
     preprocess_s: float = 0.0
+    segments: np.ndarray | None = None
 
     @property
     def pixel_values(self) -> np.ndarray | None:

@@ -6,16 +6,20 @@ last turn is the assistant's; generated documents become messages here: the whol
 Options in the recipe: `transcription_share` of generated documents are read out, the rest are asked about; `min_turns` and `max_turns`,
 between which the number of questions is drawn; `question_shares`, such as {json: 0.25}: how many of a kind's questions may be asked at all
 (the answer in JSON is as long as those for thirty fields); `max_length` in tokens, at which a longer sample is cut, but never within a
-picture; `input_noise`, the share of the answers' tokens that are shown wrong and have to be continued right: a model's own answers are not
+picture; `apart`: each question about a picture sees the picture and no other question, as when it is the only one that is asked (in one
+conversation, the second question for a total and the JSON after it are answered from the text before them, and nobody looks at the
+picture); `input_noise`, the share of the answers' tokens that are shown wrong and have to be continued right: a model's own answers are not
 free of errors, and what comes next stands in the picture.
 """
 
+import copy
 import random
 import zlib
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +46,12 @@ class Objective(nn.Module):
             raise RecipeError(f"question_shares names {', '.join(unknown)}; kinds of questions are {', '.join(QUESTION_KINDS)}")
         self.max_length = options.get("max_length", 4096)
         self.input_noise = options.get("input_noise", 0.0)
+        self.apart: bool = options.get("apart", False)
+        if self.apart and model.foreign is not None:
+            raise RecipeError("`apart` needs a decoder of fastvlm's own; a language model of transformers cannot take it")
+        # a picture of one token, in whose place any number of tokens is put
+        self._one_token = copy.copy(processor)
+        self._one_token.image_processor = processor.image_processor.at_size(PATCH_SIZE)
 
     def messages(self, document: Any, transcription_share: float | None = None) -> list[dict[str, Any]]:
         """A generated document as a conversation; which one is drawn from its ground truth, so it is the same every time.
@@ -72,11 +82,46 @@ class Objective(nn.Module):
         Raises:
             BrokenSample: nothing to learn would be left: a picture that does not fit is left out whole, with all that follows it.
         """
-        inputs = self.processor.training_inputs(sample if isinstance(sample, list) else self.messages(sample))
+        messages = sample if isinstance(sample, list) else self.messages(sample)
+        if self.apart and (turns := turns_about_one_picture(messages)):
+            return self._prepare_apart(turns)
+        inputs = self.processor.training_inputs(messages)
         return inputs if inputs.input_ids.shape[1] <= self.max_length else truncate(inputs, self.max_length, self.processor.image_token_id)
 
+    def without_pixels(self, messages: list[dict[str, Any]], num_image_tokens: int) -> ModelInputs:
+        """A conversation about one picture as ids and loss mask, as if its picture took so many tokens; it is not looked at."""
+        blank = {"type": "image", "image": Image.new("RGB", (PATCH_SIZE, PATCH_SIZE))}
+        shown = [
+            {**message, "content": [blank if part["type"] == "image" else part for part in message["content"]]}
+            if isinstance(message["content"], list)
+            else message
+            for message in messages
+        ]
+        inputs = self._one_token.training_inputs(shown)
+        places = np.flatnonzero(inputs.input_ids[0] == self.processor.image_token_id)
+        repeats = np.ones(inputs.input_ids.shape[1], np.int64)
+        repeats[places] = 0
+        repeats[places[0]] = num_image_tokens
+        assert inputs.loss_mask is not None
+        return ModelInputs(inputs.input_ids.repeat(repeats, axis=1), [], inputs.loss_mask.repeat(repeats, axis=1))
+
+    def _prepare_apart(self, turns: list[list[dict[str, Any]]]) -> ModelInputs:
+        """Questions about one picture in a row, each a segment of its own; as many as fit into `max_length`."""
+        first = self.processor.training_inputs(turns[0])
+        is_image = first.input_ids[0] == self.processor.image_token_id
+        shared = int(np.flatnonzero(is_image)[-1]) + 1
+        others = [self.without_pixels(turn, int(is_image.sum())) for turn in turns[1:]]
+        ids = [first.input_ids, *(turn.input_ids[:, shared:] for turn in others)]
+        masks = [turn.loss_mask if turn is first else turn.loss_mask[:, shared:] for turn in (first, *others)]
+        segments = [np.full(part.shape, number) for number, part in enumerate(ids, 1)]
+        segments[0][:, :shared] = 0
+        row = ModelInputs(np.concatenate(ids, 1), first.image_groups, np.concatenate(masks, 1), segments=np.concatenate(segments, 1))
+        ends = np.cumsum([part.shape[1] for part in ids])
+        fitting = ends[ends <= self.max_length]
+        return truncate(row, int(fitting[-1]) if len(fitting) else self.max_length, self.processor.image_token_id)
+
     def collate(self, rows: list[ModelInputs]) -> Batch | None:
-        """input_ids and labels (B, S), padded on the right, and pixel_values (N, 3, H, W)."""
+        """input_ids, labels and, where there are some, segments (B, S), padded on the right, and pixel_values (N, 3, H, W)."""
         if not rows:
             return None
         length = max(row.input_ids.shape[1] for row in rows)
@@ -88,6 +133,12 @@ class Objective(nn.Module):
             input_ids[index, :count] = with_noise(row.input_ids[0], row.loss_mask[0], self.input_noise)
             labels[index, :count] = np.where(row.loss_mask[0], row.input_ids[0], IGNORE)
         batch: Batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        if any(row.segments is not None for row in rows):
+            segments = np.zeros((len(rows), length), np.int64)
+            for index, row in enumerate(rows):
+                if row.segments is not None:
+                    segments[index] = np.pad(row.segments[0], (0, length - row.segments.shape[1]), mode="edge")
+            batch["segments"] = torch.from_numpy(segments)
         pixels = [row.pixel_values for row in rows if row.pixel_values is not None]
         if len({pixel_values.shape[1:] for pixel_values in pixels}) > 1:
             raise RecipeError("pictures of several sizes do not stack into a batch; give all one shape, or use image_mode pad")
@@ -186,15 +237,22 @@ def truncate(inputs: ModelInputs, length: int, image_token_id: int) -> ModelInpu
             break
         kept += 1
     assert inputs.loss_mask is not None
-    cut = ModelInputs(inputs.input_ids[:, :end], inputs.image_groups[:kept], inputs.loss_mask[:, :end], inputs.preprocess_s)
-    check_learnable(cut, sum(tokens_of))
-    return cut
+    if not inputs.loss_mask[0, 1:end].any():
+        raise BrokenSample(f"nothing to learn in its first {length} tokens (max_length); its pictures have {sum(tokens_of)}")
+    segments = None if inputs.segments is None else inputs.segments[:, :end]
+    return ModelInputs(inputs.input_ids[:, :end], inputs.image_groups[:kept], inputs.loss_mask[:, :end], inputs.preprocess_s, segments)
 
 
-def check_learnable(inputs: ModelInputs, num_image_tokens: int) -> None:
-    """Raises `BrokenSample` where `max_length` has left no token to learn; the pictures had so many tokens before."""
-    assert inputs.loss_mask is not None
-    if not inputs.loss_mask[0, 1:].any():
-        raise BrokenSample(
-            f"nothing to learn in its first {inputs.input_ids.shape[1]} tokens (max_length); its pictures have {num_image_tokens}"
-        )
+def turns_about_one_picture(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Each question of a conversation with its answer and the picture, as if it was the only one.
+
+    None where there is one question, or where the conversation does not begin with its only picture.
+    """
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    asked, answers = messages[len(system) :: 2], messages[len(system) + 1 :: 2]
+    questions = [[{"type": "text", "text": turn["content"]}] if isinstance(turn["content"], str) else turn["content"] for turn in asked]
+    pictures = [part for parts in questions for part in parts if part["type"] == "image"]
+    if len(answers) < 2 or len(pictures) != 1 or questions[0][0] is not pictures[0]:
+        return []
+    questions[0] = questions[0][1:]
+    return [[*system, {"role": "user", "content": [pictures[0], *parts]}, answer] for parts, answer in zip(questions, answers, strict=True)]

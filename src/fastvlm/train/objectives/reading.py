@@ -5,19 +5,15 @@ The dense loss keeps in the tokens what the answers do not ask for yet. Samples 
 Options in the recipe: those of both; `cell_weight`, the dense loss's share against 1 for the text; `windows`, such as {1x1: 8, 1x8: 2}:
 read aloud so many windows of so many rows and columns of tokens, instead of the whole document, or besides it with {1x1: 4, all: 1};
 `all: 2` has the whole document both read aloud and asked about, where `all: 1` does one of them;
-`apart`: each question about a document sees the picture and no other question, as when it is the only one that is asked. In one
-conversation, the second question for a total and the JSON after it are answered from the text before them, and nobody looks at the picture;
 `attention_weight`, of attention that looks elsewhere than at the next character, in the `guided_layers` (the upper two thirds).
 """
 
-import copy
 import dataclasses
 import random
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from fastvlm.config import PATCH_SIZE
@@ -31,12 +27,11 @@ from fastvlm.train.recipe import RecipeError
 
 class Row(NamedTuple):
     """What is read of a document: ids without pixels, which of its image tokens they hold, and of each position where the letter stands
-    that it has to say next (`places`) and to which question it belongs (`Decoder.forward`)."""
+    that it has to say next."""
 
     inputs: ModelInputs
     token_numbers: np.ndarray
     places: np.ndarray
-    segments: np.ndarray
 
 
 class Objective(nn.Module):
@@ -56,69 +51,37 @@ class Objective(nn.Module):
         whole = int(self.windows.pop("all", not self.windows))
         if whole not in (0, 1, 2):
             raise RecipeError(f"windows has all: {whole}; expected 0, 1 (read aloud or asked about) or 2 (both)")
-        self.apart: bool = options.get("apart", False)
-        if self.apart and model.foreign is not None:
-            raise RecipeError("`apart` needs a decoder of fastvlm's own; a language model of transformers cannot take it")
         self.transcription_shares = ([], [self.text.transcription_share], [1.0, 0.0])[whole]
-        # a picture of one token, in whose place a window's tokens are put
-        self.one_token = copy.copy(processor)
-        self.one_token.image_processor = processor.image_processor.at_size(PATCH_SIZE)
 
     def prepare(self, document: Any) -> tuple[Any, list[Row]]:
         rng = random.Random(f"{document.kind}/{document.text}")
-        token_of, tokenizer, is_guided = tokens_of_letters(document), self.one_token.tokenizer, bool(self.attention_weight)
+        token_of, tokenizer, is_guided = tokens_of_letters(document), self.text.processor.tokenizer, bool(self.attention_weight)
         rows = []
         for numbers, text, letters in draw_windows(document, self.windows, rng):
-            inputs = self._reading([], text, len(numbers))
+            inputs = self._window(text, len(numbers))
             quotes = [(text, np.searchsorted(numbers, token_of[letters]))] if is_guided and len(numbers) > 1 else []
-            rows.append(Row(inputs, numbers, places(inputs, quotes, tokenizer), np.zeros(inputs.input_ids.shape[1], np.int64)))
+            rows.append(Row(inputs, numbers, places(inputs, quotes, tokenizer)))
         for messages in self._conversations(document):
+            inputs, tokens = self.text.prepare(messages), self._num_tokens(document)
+            if (inputs.input_ids == self.text.processor.image_token_id).sum() != tokens:
+                raise size_error(document)
             answers = [message["content"] for message in messages if message["role"] == "assistant" and is_guided]
             quotes = [(answer, None if (quoted := letters_of(answer, document)) is None else token_of[quoted]) for answer in answers]
-            rows.append((self._apart if self.apart and len(messages) > 2 else self._together)(document, messages, quotes))
+            rows.append(Row(dataclasses.replace(inputs, image_groups=[]), np.arange(tokens), places(inputs, quotes, tokenizer)))
         return self.cells.prepare(document), rows
-
-    def _together(self, document: Any, messages: list[dict[str, Any]], quotes: list[Any]) -> Row:
-        """A conversation about the whole document."""
-        inputs, tokens = self.text.prepare(messages), self._num_tokens(document)
-        if (inputs.input_ids == self.one_token.image_token_id).sum() != tokens:
-            raise size_error(document)
-        where = places(inputs, quotes, self.one_token.tokenizer)
-        return Row(dataclasses.replace(inputs, image_groups=[]), np.arange(tokens), where, np.zeros(len(where), np.int64))
-
-    def _apart(self, document: Any, messages: list[dict[str, Any]], quotes: list[Any]) -> Row:
-        """The same questions, each a segment of its own; as many as fit into `max_length`."""
-        tokens, limit = self._num_tokens(document), self.text.max_length
-        ids, masks, where, segments = [], [], [], []
-        for number, (asked, answer) in enumerate(zip(messages[::2], messages[1::2], strict=True), 1):
-            inputs = self._reading([part for part in asked["content"] if part["type"] == "text"], answer["content"], tokens)
-            assert inputs.loss_mask is not None
-            shared = int(np.flatnonzero(inputs.input_ids[0] == self.one_token.image_token_id)[-1]) + 1
-            start = 0 if number == 1 else shared
-            ids.append(inputs.input_ids[0, start:])
-            masks.append(inputs.loss_mask[0, start:])
-            where.append(places(inputs, quotes[number - 1 : number], self.one_token.tokenizer)[start:])
-            segments.append(np.where(np.arange(start, inputs.input_ids.shape[1]) < shared, 0, number))
-        length = limit if len(ids[0]) > limit else next(end for end in np.cumsum([len(part) for part in ids])[::-1] if end <= limit)
-        whole = ModelInputs(np.concatenate(ids)[None, :length], [], np.concatenate(masks)[None, :length])
-        conversations.check_learnable(whole, tokens)
-        return Row(whole, np.arange(tokens), np.concatenate(where)[:length], np.concatenate(segments)[:length])
 
     def _conversations(self, document: Any) -> list[list[dict[str, Any]]]:
         """About the whole document; a text about which there are no questions is not read aloud twice."""
         drawn = [self.text.messages(document, share) for share in self.transcription_shares]
         return drawn[:1] if len(drawn) == 2 and drawn[0][-1]["content"] == drawn[1][-1]["content"] else drawn
 
-    def _reading(self, question: list[dict[str, Any]], text: str, num_tokens: int) -> ModelInputs:
-        """What is said of so many image tokens, without pixels. A window has no question, which would take longer than most answers."""
-        content = [{"type": "image", "image": Image.new("RGB", (PATCH_SIZE, PATCH_SIZE))}, *question]
-        inputs = self.one_token.training_inputs([{"role": "user", "content": content}, {"role": "assistant", "content": text}])
-        assert inputs.loss_mask is not None
-        repeats = np.where(inputs.input_ids[0] == self.one_token.image_token_id, num_tokens, 1)
-        return ModelInputs(inputs.input_ids.repeat(repeats, axis=1), [], inputs.loss_mask.repeat(repeats, axis=1))
+    def _window(self, text: str, num_tokens: int) -> ModelInputs:
+        """What is said of so many image tokens. There is no question, which would take longer than most answers."""
+        picture = {"type": "image", "image": None}
+        return self.text.without_pixels([{"role": "user", "content": [picture]}, {"role": "assistant", "content": text}], num_tokens)
 
     def collate(self, items: list[tuple[Any, list[Row]]]) -> Batch | None:
-        """What both objectives take, `token_numbers` (the image tokens among all pictures' tokens), `places` and `segments` (B, S)."""
+        """What both objectives take, `token_numbers` (the image tokens among all pictures' tokens) and `places` (B, S)."""
         cells = self.cells.collate([document for document, _ in items])
         rows = [row for _, rows in items for row in rows]
         text = self.text.collate([row.inputs for row in rows])
@@ -126,13 +89,10 @@ class Objective(nn.Module):
             return None
         first = np.cumsum([0, *(self._num_tokens(document) for document, _ in items)])
         numbers = [start + row.token_numbers for start, (_, rows) in zip(first, items, strict=False) for row in rows]
-        where, segments = np.full(text["input_ids"].shape, NOWHERE), np.zeros(text["input_ids"].shape, np.int64)
+        where = np.full(text["input_ids"].shape, NOWHERE)
         for index, row in enumerate(rows):
             where[index, : len(row.places)] = row.places
-            segments[index, : len(row.segments)] = row.segments
-            segments[index, len(row.segments) :] = row.segments[-1]
-        arrays = {"token_numbers": np.concatenate(numbers), "places": where, "segments": segments}
-        return {**cells, **text, **{name: torch.from_numpy(array) for name, array in arrays.items()}}
+        return {**cells, **text, "token_numbers": torch.from_numpy(np.concatenate(numbers)), "places": torch.from_numpy(where)}
 
     @staticmethod
     def _num_tokens(document: Any) -> int:
