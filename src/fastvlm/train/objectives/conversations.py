@@ -48,7 +48,7 @@ class Objective(nn.Module):
         self.input_noise = options.get("input_noise", 0.0)
         self.apart: bool = options.get("apart", False)
         if self.apart and model.foreign is not None:
-            raise RecipeError("`apart` needs a decoder of fastvlm's own; a language model of transformers cannot take it")
+            raise RecipeError("`apart` needs a decoder of fastvlm's own; transformers' language models cannot take it: set apart to false")
         # a picture of one token, in whose place any number of tokens is put
         self._one_token = copy.copy(processor)
         self._one_token.image_processor = processor.image_processor.at_size(PATCH_SIZE)
