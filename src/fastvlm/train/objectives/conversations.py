@@ -49,9 +49,6 @@ class Objective(nn.Module):
         self.apart: bool = options.get("apart", False)
         if self.apart and model.foreign is not None:
             raise RecipeError("`apart` needs a decoder of fastvlm's own; transformers' language models cannot take it: set apart to false")
-        # a picture of one token, in whose place any number of tokens is put
-        self._one_token = copy.copy(processor)
-        self._one_token.image_processor = processor.image_processor.at_size(PATCH_SIZE)
 
     def messages(self, document: Any, transcription_share: float | None = None) -> list[dict[str, Any]]:
         """A generated document as a conversation; which one is drawn from its ground truth, so it is the same every time.
@@ -97,7 +94,9 @@ class Objective(nn.Module):
             else message
             for message in messages
         ]
-        inputs = self._one_token.training_inputs(shown)
+        one_token = copy.copy(self.processor)  # in whose place the picture's are put
+        one_token.image_processor = self.processor.image_processor.at_size(PATCH_SIZE)
+        inputs = one_token.training_inputs(shown)
         places = np.flatnonzero(inputs.input_ids[0] == self.processor.image_token_id)
         repeats = np.ones(inputs.input_ids.shape[1], np.int64)
         repeats[places] = 0
