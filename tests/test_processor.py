@@ -155,8 +155,10 @@ def saved(tmp_path_factory, folder: Path, vocabulary: str, mode: str):
 @pytest.mark.parametrize("mode", ["pad", "crop", "anyres", "native"])
 def test_saved_and_read_again(tmp_path, bytes_folder, mode):
     first = Processor.from_folder(bytes_folder, image_processor=ImageProcessor(size=128, mode=mode, draft=True), no_repeat_ngram_size=9)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7]}')
     first.save(tmp_path)
     AutoProcessor.from_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == [7]
     assert GenerationConfig.from_pretrained(tmp_path).no_repeat_ngram_size == 9
     second = Processor.from_folder(tmp_path)
     messages = [user(noise(300, 100), "Hi <|end|>", noise(50, 50)), assistant("Yes"), user("Sure?")]

@@ -880,7 +880,8 @@ def test_turns_of_a_conversation_apart_are_as_if_each_were_asked_alone(tmp_path)
     assert abs(loss(together, [conversation, text_only]) - expected) > 1e-4 * expected
     row = apart.prepare(conversation)
     assert len(row.image_groups) == 1 and (row.input_ids == processor.image_token_id).sum() == 16
-    for unchanged in (turns[0], text_only, [*turns[0], *turns[1]]):  # one question, no picture, two pictures
+    two_in_a_row = [turns[0][0], *conversation[2:4], conversation[2], conversation[5]]
+    for unchanged in (turns[0], text_only, [*turns[0], *turns[1]], two_in_a_row):  # or no picture, or two
         assert apart.prepare(unchanged).segments is None
         assert apart.prepare(unchanged).input_ids.tolist() == together.prepare(unchanged).input_ids.tolist()
     system = [{"role": "system", "content": "Be brief."}]
@@ -913,6 +914,8 @@ def test_some_kinds_of_questions_can_be_asked_less_often(tmp_path):
     }
     with pytest.raises(RecipeError, match="question_shares names jsn"):
         asked({"jsn": 0.5})
+    with pytest.raises(RecipeError, match="question_shares names transcription"):
+        asked({"transcription": 0.5})
 
 
 def test_whole_documents_are_read_aloud_and_asked_about(tmp_path):

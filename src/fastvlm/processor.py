@@ -192,7 +192,8 @@ class Processor:
         }
         _write_json(folder / "processor_config.json", settings)
         if self.no_repeat_ngram_size:
-            _write_json(folder / GENERATION_FILE, {"no_repeat_ngram_size": self.no_repeat_ngram_size})
+            others = read_json(folder / GENERATION_FILE)  # a checkpoint's own, such as where answers end
+            _write_json(folder / GENERATION_FILE, {**others, "no_repeat_ngram_size": self.no_repeat_ngram_size})
 
     def _inputs(self, messages: Sequence[Message], add_generation_prompt: bool, resolution: int | None, is_training: bool) -> ModelInputs:
         start = time.perf_counter()

@@ -111,7 +111,8 @@ class Sampler:
         self.options = options
         self.vocabulary = vocabulary
         self._generator = np.random.default_rng(options.seed)
-        ids = np.fromiter(prompt_ids, np.int64)
+        needs_prompt = options.repetition_penalty != 1 or options.no_repeat_ngram_size > 0
+        ids = np.fromiter(prompt_ids if needs_prompt else (), np.int64)
         self._is_penalised = np.zeros(0, bool)
         if options.repetition_penalty != 1:
             self._is_penalised = np.zeros(vocabulary.size, bool)

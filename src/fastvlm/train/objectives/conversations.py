@@ -42,8 +42,9 @@ class Objective(nn.Module):
         self.transcription_share = options.get("transcription_share", 0.5)
         self.min_turns, self.max_turns = options.get("min_turns", 1), options.get("max_turns", 4)
         self.question_shares: dict[str, float] = dict(options.get("question_shares", {}))
-        if unknown := sorted(set(self.question_shares) - set(QUESTION_KINDS)):
-            raise RecipeError(f"question_shares names {', '.join(unknown)}; kinds of questions are {', '.join(QUESTION_KINDS)}")
+        kinds = [kind for kind in QUESTION_KINDS if kind != "transcription"]  # which has `transcription_share`
+        if unknown := sorted(set(self.question_shares) - set(kinds)):
+            raise RecipeError(f"question_shares names {', '.join(unknown)}; kinds of questions are {', '.join(kinds)}")
         self.max_length = options.get("max_length", 4096)
         self.input_noise = options.get("input_noise", 0.0)
         self.apart: bool = options.get("apart", False)
@@ -245,10 +246,12 @@ def truncate(inputs: ModelInputs, length: int, image_token_id: int) -> ModelInpu
 def turns_about_one_picture(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Each question of a conversation with its answer and the picture, as if it was the only one.
 
-    None where there is one question, or where the conversation does not begin with its only picture.
+    An empty list where there is one question, where turns do not alternate, or where the conversation does not begin with its only picture.
     """
     system = [message for message in messages[:1] if message["role"] == "system"]
     asked, answers = messages[len(system) :: 2], messages[len(system) + 1 :: 2]
+    if [message["role"] for message in messages[len(system) :]] != ["user", "assistant"] * len(answers):
+        return []
     questions = [[{"type": "text", "text": turn["content"]}] if isinstance(turn["content"], str) else turn["content"] for turn in asked]
     pictures = [part for parts in questions for part in parts if part["type"] == "image"]
     if len(answers) < 2 or len(pictures) != 1 or questions[0][0] is not pictures[0]:
