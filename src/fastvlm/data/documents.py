@@ -28,6 +28,7 @@ from PIL import Image, ImageDraw
 
 from fastvlm.data import canvas, degrade, fonts
 from fastvlm.data.canvas import Line, Page, PageFull
+from fastvlm.data.captions import describe
 from fastvlm.data.questions import QA, ask_about, ask_plainly
 from fastvlm.data.words import Writer
 from fastvlm.plugins import list_plugins, load_plugin
@@ -61,6 +62,7 @@ class Document:
         fields: what a form calls things ("total", "date") and the value exactly as printed.
         tables: rows of cells as printed, the header first.
         layout: the name of the layout; `degradations`: what was done to the picture, ("clean",) if nothing.
+        caption: what the picture shows at a glance.
     """
 
     image: Image.Image
@@ -77,6 +79,7 @@ class Document:
     layout: str
     degradations: tuple[str, ...]
     font_families: tuple[str, ...]
+    caption: str
 
     def scaled(self, factor: float) -> "Document":
         """The same in so many times as many pixels, bicubic, as a model sees a picture that is smaller than its input."""
@@ -302,6 +305,7 @@ def _finish(sheet: Sheet, plan: degrade.Plan, view: degrade.View, kind: str, see
     qa = sheet.qa + ask_about(sheet.rng, truth, sheet.fields, sheet.labels, sheet.tables, sheet.numbered_lines)
     if sheet.split == "train":
         qa += ask_plainly(sheet.rng, kind, sheet.fields, sheet.labels)
+    caption = describe(kind, sheet.layout, page.paper, page.ink, len(lines), plan.names)
     families = tuple(sorted({face.family for faces in (page.families.body, page.families.heading, page.families.mono) for face in faces}))
     return Document(
         image,
@@ -318,6 +322,7 @@ def _finish(sheet: Sheet, plan: degrade.Plan, view: degrade.View, kind: str, see
         sheet.layout,
         tuple(plan.names),
         families,
+        caption,
     )
 
 
@@ -483,6 +488,7 @@ def truth(document: Document) -> dict[str, Any]:
         "seed": document.seed,
         "size": list(document.image.size),
         "degradations": list(document.degradations),
+        "caption": document.caption,
         "text": document.text,
         "lines": [
             {"text": line.text, "box": [round(v, 1) for v in line.box], "x_height_px": round(line.x_height_px, 1)}

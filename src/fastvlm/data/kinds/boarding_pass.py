@@ -1,5 +1,8 @@
 """Boarding passes and tickets: kept out of the data that `nano` is trained on, to show that fine-tuning teaches a new kind."""
 
+import random
+from collections.abc import Sequence
+
 from fastvlm.data.canvas import mix
 from fastvlm.data.documents import Sheet
 from fastvlm.data.kinds._parts import Flow, barcode, contrast, pick_labels
@@ -11,7 +14,7 @@ BODY_STYLES = ("sans", "sans", "mono", "narrow")
 MIN_LINES, MIN_COLUMNS = 9, 34
 
 LAYOUTS = {
-    "train": ("airline", "strip", "printed", "rail"),
+    "train": ("airline", "strip", "printed", "rail", "counter", "ferry", "coach"),
     "val": ("mobile",),
     "heldout": ("charter", "express"),
 }
@@ -27,7 +30,7 @@ def draw(sheet: Sheet) -> None:
     carrier = f"{writer.place()} {rng.choice(['Air', 'Airways', 'Airlines', 'Rail', 'Express', 'Lines'])}"
     title = rng.choice(["Boarding pass", "BOARDING PASS", "Ticket", "TICKET", "Boarding card"])
     big = flow.style(1.25, bold=True, heading=True)
-    has_banner = name in ("airline", "mobile", "charter")
+    has_banner = name in ("airline", "ferry", "mobile", "charter")
     if has_banner:
         page.fill(0, 0, page.width, flow.y + flow.step(big) * 1.1, page.accent)
         big = big.colored(contrast(page.accent))
@@ -50,7 +53,7 @@ def draw(sheet: Sheet) -> None:
     }
     small = flow.style(0.85, color=mix(page.ink, page.paper, 0.3))
     bold = flow.style(rng.choice([1.0, 1.15]), bold=True)
-    groups = {
+    groups: Sequence[Sequence[str]] = {
         "airline": (
             ("passenger", "booking_reference"),
             ("origin", "destination"),
@@ -63,7 +66,7 @@ def draw(sheet: Sheet) -> None:
         "mobile": (("origin", "destination"), ("passenger",), ("gate", "seat", "boarding_time"), ("date", "flight")),
         "charter": (("flight", "date", "gate"), ("passenger", "seat"), ("origin", "destination", "boarding_time")),
         "express": (("origin", "destination"), ("departure_time", "seat", "travel_class"), ("passenger", "booking_reference")),
-    }[name]
+    }.get(name) or _draw_groups(rng, list(values))
     for group in groups:
         width = flow.width / len(group)
         shown = [page.shrink(values[key], bold, width * 0.93) for key in group]
@@ -82,3 +85,14 @@ def draw(sheet: Sheet) -> None:
             flow.y + 2,
             min(flow.bottom, flow.y + rng.uniform(2, 4) * flow.body.size_px),
         )
+
+
+def _draw_groups(rng: random.Random, keys: list[str]) -> list[list[str]]:
+    """Four rows of one to three fields each, in any order: where a field stands is not what tells it."""
+    rng.shuffle(keys)
+    groups = []
+    for _ in range(4):
+        count = rng.choice((1, 2, 2, 3, 3))
+        groups.append(keys[:count])
+        keys = keys[count:]
+    return [group for group in groups if group]
