@@ -55,7 +55,7 @@ def shrink(path: Path, folder: Path) -> Path:
             stage["evaluate"] |= {"every_samples": 8, "limit": 3, "options": {"documents": 1, "size": 128, "kinds": "words"}}
         data = []
         for entry in stage["data"]:
-            kept = {name: entry[name] for name in ("weight", "prompts") if name in entry}
+            kept = {name: entry[name] for name in ("weight", "captions", "prompts") if name in entry}
             if "generator" in entry:
                 data.append({**kept, "generator": entry["generator"], "kinds": {"words": 1}, "sizes": [[128, 128]]})
             else:
