@@ -1,7 +1,9 @@
-"""What a document's picture shows at a glance, in a sentence: for the first stage of training, before anything is read.
+"""What a document's picture shows at a glance, in a sentence: for the first stage of training.
 
     describe("receipt", "grocery", (255, 255, 255), (0, 0, 0), 18, ["camera", "noise"])
     # -> "A receipt photographed on a table, dark text on white, about 20 lines, with grain."
+
+Nothing in it has to be read.
 """
 
 from collections.abc import Collection
@@ -38,12 +40,7 @@ _COLORS = {
     "brown": (120, 80, 40),
     "black": (15, 15, 15),
 }
-_SEEN = {
-    "camera": "photographed on a table",
-    "perspective": "seen from the side",
-    "rotation": "scanned at a slant",
-    "clean": "",
-}
+_SEEN = {"camera": "photographed on a table", "perspective": "seen from the side", "rotation": "scanned at a slant"}
 _FLAWS = {"fold": "with a fold", "light": "unevenly lit", "blur": "blurred", "noise": "with grain"}
 
 
@@ -53,7 +50,7 @@ def color_name(color: Color) -> str:
 
 
 def describe(kind: str, layout: str, paper: Color, ink: Color, lines: int, degradations: Collection[str]) -> str:
-    """Kind, where it lies, colours, length and what ails the picture; nothing that has to be read.
+    """Kind, where it lies, colours, length and what ails the picture.
 
     Args:
         lines: of text; said to the next five, above ten to the next ten.
