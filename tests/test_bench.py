@@ -14,13 +14,14 @@ from PIL import Image
 import fastvlm
 from fastvlm import cli
 from fastvlm.bench import hardware, operators, scaling, ttft
-from fastvlm.bench.contestant import Contestant, ContestantError, peak_memory_bytes
+from fastvlm.bench.contestant import Contestant, ContestantError
 from fastvlm.bench.environment import spread
 from fastvlm.bench.operations import count_operations
 from fastvlm.bench.peers import _transformers, llama_cpp, llava_1_5, llava_onevision
 from fastvlm.bench.random_checkpoint import _config, _processor, random_checkpoint, random_tensor
 from fastvlm.bench.work import Work, WorkError, fit_question, make_work
 from fastvlm.checkpoint import open_checkpoint
+from fastvlm.checkpoint.memory import peak_memory_bytes
 from fastvlm.checkpoint.save import save_generated
 from fastvlm.plugins import list_plugins, load_plugin
 

@@ -41,6 +41,7 @@ def test_float32_passes_the_guard_and_the_manifest_says_how(folder: Path, tmp_pa
     output = capsys.readouterr()
     assert output.out.strip() == str(out)
     assert "agreement of the next token" in output.err
+    assert re.search(r"^converted in \d+ s, with at most [\d.]+ [GM]B of memory$", output.err, re.MULTILINE)
     manifest = Bundle.open(out).manifest
     found = values(manifest.accuracy)
     assert found["mean cosine of image features"] > 0.99999

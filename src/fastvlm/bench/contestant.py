@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastvlm.bench.work import Work
+from fastvlm.checkpoint.memory import peak_memory_bytes
 
 
 class ContestantError(RuntimeError):
@@ -87,23 +88,6 @@ class Contestant:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def peak_memory_bytes() -> int | None:
-    """Most resident memory that this process has had; None where the system does not say."""
-    try:
-        # Not getrusage: what the parent had before exec counts there.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage if sys.platform == "darwin" else usage * 1024
 
 
 def main(module: str, variant: str, folder: str) -> int:

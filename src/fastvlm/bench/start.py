@@ -64,8 +64,8 @@ def main(folder: str, started: float) -> int:
     result = vlm.generate([{"role": "user", "content": content}], max_new_tokens=values["max_new_tokens"])
     answered = time.monotonic()
     timings = result.timings
-    from fastvlm.bench.contestant import peak_memory_bytes
     from fastvlm.bench.ours import describe_runtime
+    from fastvlm.checkpoint.memory import peak_memory_bytes
 
     imports_torch = "torch" in sys.modules
     print(

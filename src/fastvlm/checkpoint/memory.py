@@ -1,9 +1,10 @@
-"""How much memory a model may take, without a dependency: /proc/meminfo, the limits of control groups, else what the machine has.
+"""How much memory a model may take, and a process has taken, without a dependency: /proc, limits of control groups, the system.
 
 check_memory(needed_bytes, available_memory_bytes(), "llava-fastvithd_7b_stage3 in float32")
 """
 
 import os
+import sys
 from pathlib import Path
 
 from fastvlm.checkpoint.errors import CheckpointError, gigabytes
@@ -32,6 +33,23 @@ def check_memory(needed_bytes: int, available_bytes: int | None, what: str, advi
             f"{what} needs {gigabytes(needed_bytes)} of memory and {gigabytes(available_bytes)} are available"
             + (advice or "; use a smaller model")
         )
+
+
+def peak_memory_bytes() -> int | None:
+    """Most resident memory that this process has had; None where the system does not say."""
+    if peak := process_memory_bytes("VmHWM"):  # not getrusage: what the parent had before exec counts there
+        return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def process_memory_bytes(field: str) -> int:
+    """A line of Linux's /proc/self/status, such as VmRSS; 0 where there is none."""
+    return next((int(line.split()[1]) * 1024 for line in _lines(Path("/proc/self/status")) if line.startswith(f"{field}:")), 0)
 
 
 def _meminfo(root: Path) -> int | None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 from fastvlm.plugins import list_plugins
@@ -35,8 +36,11 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    start = time.perf_counter()
     try:
         from fastvlm.checkpoint import open_checkpoint
+        from fastvlm.checkpoint.errors import gigabytes
+        from fastvlm.checkpoint.memory import peak_memory_bytes
         from fastvlm.runtimes import is_installed
 
         if not is_installed("torch"):
@@ -51,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
         if not args.into_cache:
             if checkpoint.license_name:
                 print(f"the weights stay under their licence: {checkpoint.license_name}", file=sys.stderr)
-            print(convert(checkpoint, args.out, **options).folder)
+            bundle = convert(checkpoint, args.out, **options)
+            peak = peak_memory_bytes()
+            used = "" if peak is None else f", with at most {gigabytes(peak)} of memory"
+            print(f"converted in {time.perf_counter() - start:.0f} s{used}", file=sys.stderr)
+            print(bundle.folder)
             return 0
         print(json.dumps({"folder": str(convert_into_cache(checkpoint, **options).folder)}))
         return 0

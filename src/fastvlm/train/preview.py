@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from fastvlm.checkpoint.errors import gigabytes
-from fastvlm.checkpoint.memory import available_memory_bytes
+from fastvlm.checkpoint.memory import available_memory_bytes, process_memory_bytes
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.plugins import load_plugin
 from fastvlm.train.data import BatchSource
@@ -135,7 +135,7 @@ def _measure(module: TrainingModule, batch: dict[str, torch.Tensor], stage: Stag
     grown, seconds = 0, 0.0
     for _ in range(2):
         module.zero_grad(set_to_none=True)
-        before, start = _memory_bytes("VmRSS"), time.perf_counter()
+        before, start = process_memory_bytes("VmRSS"), time.perf_counter()
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         with _fast_attention(device), _autocast(device, stage):
@@ -143,17 +143,9 @@ def _measure(module: TrainingModule, batch: dict[str, torch.Tensor], stage: Stag
         with _fast_attention(device):
             loss.backward()
         seconds = time.perf_counter() - start
-        grown = max(grown, _memory_bytes("VmHWM") - before)
+        grown = max(grown, process_memory_bytes("VmHWM") - before)
     module.zero_grad(set_to_none=True)
     return seconds, grown if device.type == "cpu" else torch.cuda.max_memory_allocated()
-
-
-def _memory_bytes(field: str) -> int:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
 
 
 def _duration(seconds: float) -> str:
