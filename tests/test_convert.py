@@ -1,6 +1,7 @@
 """Converting: the guard, what it refuses, what the manifest says, and the command line."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
