@@ -449,6 +449,35 @@ def test_lora_is_what_peft_computes(tmp_path):
     assert np.array_equal(saved.logits(inputs), adapted.logits(inputs))
 
 
+def test_lora_may_keep_a_part_of_the_change(tmp_path):
+    """The same training twice: a quarter of every weight's change is left, in the adapter and in the merged model."""
+    import fastvlm
+    from checkpoint_files import apple_tensors, random_model, tiny_config, write_apple
+    from fastvlm.train.loop import RunOptions
+    from fastvlm.train.recipe import Lora
+    from fastvlm.train.run import run
+
+    base = write_apple(tmp_path / "base", apple_tensors(random_model(tiny_config())))
+    data = write_colours(tmp_path / "data")
+    recipe = tmp_path / "lora.yaml"
+
+    def weights(folder: Path, adapter: Path | None = None) -> torch.Tensor:
+        vlm = fastvlm.load(folder, runtime="torch", dtype="float32", adapter=adapter)
+        return torch.cat([value.flatten() for name, value in vlm.runtime.model.language_model.named_parameters() if "proj" in name])
+
+    for name, keep in (("whole", "1.0"), ("quarter", "0.25")):
+        recipe.write_text(LORA.replace("MODEL", str(base)).replace("DATA", str(data)).replace("lora: {", f"lora: {{keep: {keep}, "))
+        run(load_recipe(recipe), tmp_path / name, RunOptions(workers=0))
+    before = weights(base)
+    change = weights(base, tmp_path / "whole" / "adapter") - before
+    assert change.abs().max() > 1e-3
+    torch.testing.assert_close(weights(base, tmp_path / "quarter" / "adapter") - before, 0.25 * change, atol=1e-6, rtol=1e-3)
+    merged = weights(tmp_path / "quarter" / "model") - before
+    assert (merged - 0.25 * change).abs().max() < 0.01 * before.abs().max()  # stored in bfloat16
+    with pytest.raises(RecipeError, match="keep is 0"):
+        Lora(keep=0.0)
+
+
 def test_a_stage_goes_on_from_merged_adapters(tmp_path):
     """LoRA, then all of the projector: the second stage starts where the first one ended, and a stopped run finds the same place."""
     from checkpoint_files import apple_tensors, random_model, tiny_config, write_apple

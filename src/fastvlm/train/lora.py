@@ -71,10 +71,12 @@ def split_tensors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
 
 
 def save_adapter(adapter: Mapping[str, Tensor], lora: Lora, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors; replaces what is there."""
+    """adapter_config.json, in which `lora.keep` is part of alpha, and adapter_model.safetensors; replaces what is there."""
     names = sorted(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for name in adapter if ".lora_A." in name)
     config = _config(lora, names)
     config.inference_mode = True
+    if lora.keep < 1:
+        config.lora_alpha = lora.alpha * lora.keep
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file({name: torch.as_tensor(value).contiguous() for name, value in adapter.items()}, folder / WEIGHTS_NAME)

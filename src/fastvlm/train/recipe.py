@@ -30,12 +30,15 @@ class Lora:
     dropout: float = 0.05
     parts: tuple[str, ...] = ("language_model",)
     targets: tuple[str, ...] | None = None  # ends of module names, such as q_proj; None: every linear layer and 1x1 convolution
+    keep: float = 1.0  # of the change, in the end: the way back returns what was forgotten before what was learnt (arXiv 2109.01903)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise RecipeError(f"lora names {', '.join(unknown)}; parts are {', '.join(PARTS)}")
         if self.rank < 1 or not self.parts:
             raise RecipeError(f"lora has rank {self.rank} and {len(self.parts)} parts; expected at least 1 of each")
+        if not 0 < self.keep <= 1:
+            raise RecipeError(f"lora's keep is {self.keep}; expected a share above 0, at most 1")
 
 
 @dataclass(frozen=True)
