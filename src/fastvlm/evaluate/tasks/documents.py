@@ -2,9 +2,8 @@
 
 `heldout` is the frozen set (`data/heldout.json`), `val` documents of other fonts, layouts and words, for looking while training.
 Options: `size` of the pictures in pixels (512), `questions` a document besides its transcription (4), `transcriptions` a document (1 or 0),
-`captions` a document (0 or 1: what its picture shows at a glance, by ANLS);
-of `val` also `documents` a kind (25)
-and `kinds`, joined by commas (those of `heldout`; any other kind can be named, such as boarding_pass).
+`captions` a document (0 or 1: what its picture shows at a glance, by ANLS); of `val` also `documents` a kind (25) and `kinds`, joined by
+commas (those of `heldout`; any other kind can be named, such as boarding_pass).
 """
 
 import random
@@ -12,8 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastvlm.data import documents, heldout
-from fastvlm.data.questions import QA
 from fastvlm.evaluate.runner import Example
+from fastvlm.records import CAPTION_PROMPTS
 
 HELP = "receipts, invoices, letters, forms and other printed documents, made by code"
 SPLITS = ("heldout", "val")
@@ -51,8 +50,9 @@ def _questions(document: documents.Document, name: str, count: int, transcriptio
     rng = random.Random(name)
     readings = [qa for qa in document.qa if qa.kind == "transcription"]
     others = [qa for qa in document.qa if qa.kind != "transcription"]
-    captioned = [QA("Describe this picture.", document.caption, "caption")][:captions]
-    for number, qa in enumerate(readings[:transcriptions] + rng.sample(others, min(count, len(others))) + captioned):
-        content = [{"type": "image", "image": document.image}, {"type": "text", "text": qa.question}]
-        groups = {"kind": document.kind, "question": qa.kind}
-        yield Example(f"{name}-{number}", [{"role": "user", "content": content}], [qa.answer], _METRIC.get(qa.kind, "anls"), groups)
+    chosen = readings[:transcriptions] + rng.sample(others, min(count, len(others)))
+    asked = [(qa.question, qa.answer, qa.kind) for qa in chosen] + [(CAPTION_PROMPTS[0], document.caption, "caption")] * captions
+    for number, (question, answer, kind) in enumerate(asked):
+        content = [{"type": "image", "image": document.image}, {"type": "text", "text": question}]
+        groups = {"kind": document.kind, "question": kind}
+        yield Example(f"{name}-{number}", [{"role": "user", "content": content}], [answer], _METRIC.get(kind, "anls"), groups)
