@@ -12,7 +12,7 @@ from fastvlm.data.canvas import Color
 
 NOUNS = {
     "boarding_pass": "a boarding pass",
-    "form": "a form that has been filled in",
+    "form": "a filled-in form",
     "id_card": "an identity card",
     "invoice": "an invoice",
     "letter": "a letter",
