@@ -179,3 +179,29 @@ def test_what_cannot_be_converted_says_why(tmp_path: Path) -> None:
     assert fastvlm.load(folder, threads=1).runtime.name == "torch"
     with pytest.raises(BundleError, match="precision is 'int3'"):
         convert.convert(open_checkpoint(write_checkpoint(tmp_path / "plain", {})), tmp_path / "bundle", precision="int3")
+
+
+@pytest.mark.parametrize("groups", [8, 4, 1])
+def test_a_channel_of_large_weights_leaves_the_others_their_precision(groups: int) -> None:
+    """As BatchNorm of a variance near zero leaves one, folded: weights 10,000 times as large for an input that is nearly nothing."""
+    ov = pytest.importorskip("openvino")
+    ops = pytest.importorskip("openvino.opset13")
+    pytest.importorskip("nncf")
+    rng = np.random.default_rng(0)
+    pictures = [rng.normal(size=(1, 8, 32, 32)).astype(np.float32) for _ in range(4)]
+    pixels = ops.parameter([-1, 8, -1, -1], np.float32, name="pixel_values")
+    pixels.output(0).set_names({"pixel_values"})
+    shape = (8, 8, 3, 3) if groups == 1 else (groups, 8 // groups, 8 // groups, 3, 3)
+    weights = rng.normal(size=shape).astype(np.float32)
+    weights.reshape(8, -1)[3] *= 1e4
+    convolve = ops.convolution if groups == 1 else ops.group_convolution
+    seen = convolve(pixels, ops.constant(weights), [1, 1], [1, 1], [1, 1], [1, 1])
+    model = ov.Model([ops.result(ops.add(seen, ops.constant(rng.normal(size=(1, 8, 1, 1)).astype(np.float32))))], [pixels])
+
+    def outputs(model: Any) -> np.ndarray:
+        compiled = ov.Core().compile_model(model, "CPU", {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"})
+        return compiled(pictures[0])[0]
+
+    exact = outputs(model)
+    error = np.abs(outputs(_quantize.quantize_encoder(model, pictures)) - exact).mean((0, 2, 3)) / np.abs(exact).mean((0, 2, 3))
+    assert error.max() < 0.03
