@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the date?" --stats
 
 test: lint types
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -m slow

@@ -58,10 +58,10 @@ def _even_channels(model: "ov.Model") -> None:
     from openvino import opset13 as ops
 
     for node in model.get_ordered_ops():
-        leading = {"Convolution": 1, "GroupConvolution": 2}.get(node.get_type_name())  # axes of the output channels
-        weights = node.input_value(1).get_node() if leading else None
-        if weights is None or weights.get_type_name() != "Constant":
+        leading = {"Convolution": 1, "GroupConvolution": 2}.get(node.get_type_name(), 0)  # axes of the output channels
+        if not leading or node.input_value(1).get_node().get_type_name() != "Constant":
             continue
+        weights = node.input_value(1).get_node()
         values = np.array(weights.data, np.float32)
         sizes = np.abs(values).max(tuple(range(leading, values.ndim)), keepdims=True)
         if sizes.min() >= 0.02 * sizes.max():
