@@ -14,6 +14,7 @@ PIP_TORCH := $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requireme
 demo: $(VENV)/.installed
 	$(BIN)/fastvlm predict --image examples/receipt.png --prompt "What is the date?" --stats
 
+# two processes of one thread each; the tests of a file share fixtures that are slow to make
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 

@@ -61,14 +61,13 @@ def _even_channels(model: "ov.Model") -> None:
         leading = {"Convolution": 1, "GroupConvolution": 2}.get(node.get_type_name(), 0)  # axes of the output channels
         if not leading or node.input_value(1).get_node().get_type_name() != "Constant":
             continue
-        weights = node.input_value(1).get_node()
-        values = np.array(weights.data, np.float32)
-        sizes = np.abs(values).max(tuple(range(leading, values.ndim)), keepdims=True)
-        if sizes.min() >= 0.02 * sizes.max():
+        weights = node.input_value(1).get_node().data
+        sizes = np.abs(weights).max(tuple(range(leading, weights.ndim)), keepdims=True)
+        sizes[sizes == 0] = sizes.max()  # a channel of zeros is exact at any scale
+        if sizes.min() >= 0.01 * sizes.max():
             continue
-        sizes[sizes == 0] = 1
-        users = list(node.output(0).get_target_inputs())
-        node.input(1).replace_source_output(ops.constant(values / sizes).output(0))
+        users = node.output(0).get_target_inputs()
+        node.input(1).replace_source_output(ops.constant(weights / sizes).output(0))
         back = ops.multiply(node.output(0), ops.constant(sizes.reshape(1, -1, 1, 1)))
         for user in users:
             user.replace_source_output(back.output(0))
