@@ -759,7 +759,8 @@ def test_the_attention_guide_measures_looking_away():
     is_image[0, 1:4] = is_image[1, 2:6] = True
     wanted = torch.full((2, 9), NOWHERE)
     wanted[0, 5], wanted[1, 6], wanted[1, 8] = 2, 0, 3
-    with PlainAttention(), AttentionGuide([1], is_image, wanted) as guide:
+    weights = torch.arange(18.0).view(2, 9)
+    with PlainAttention(), AttentionGuide([1], is_image, wanted, weights) as guide:
         torch.nn.functional.scaled_dot_product_attention(query * 7, key, value, is_causal=True)
         mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     torch.testing.assert_close(mixed, torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True))
@@ -767,7 +768,7 @@ def test_the_attention_guide_measures_looking_away():
     for row, at, first, last, place in ((0, 5, 1, 4, 2), (1, 6, 2, 6, 0), (1, 8, 2, 6, 3)):
         for head in range(2):
             shares = (key[row, head, first:last] @ query[row, head, at] / 8**0.5).softmax(0)
-            loss, right = loss - shares[place].log() / 2, right + int(shares.argmax() == place)
+            loss, right = loss - weights[row, at] * shares[place].log() / 2, right + int(shares.argmax() == place)
     torch.testing.assert_close(guide.loss, loss)
     assert (int(guide.right), int(guide.count)) == (right, 6)
     (gradient,) = torch.autograd.grad(guide.loss, query)
@@ -1013,6 +1014,32 @@ def test_input_noise_changes_what_is_shown_and_not_what_is_learnt():
     assert 0.14 < differs[is_target].float().mean() < 0.22  # one of ten is replaced by its like
     assert not differs[clean["labels"] == processor.tokenizer.token_id("<|end|>")].any()
     assert set(noisy["input_ids"][is_target].tolist()) == set(clean["input_ids"][is_target].tolist())
+
+
+def test_the_first_token_of_an_answer_may_count_more(tmp_path):
+    """Against the loss of each token by itself; two answers in one conversation begin twice."""
+    from fastvlm.train.objectives.conversations import IGNORE, Objective
+    from fastvlm.train.run import start
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(TINY)
+    model, processor = start(load_recipe(recipe))
+    objective = Objective(model, processor, {"start_weight": 8.0})
+    asked, answers = {"role": "user", "content": "Total?"}, ("12.50", "May", "a longer answer, of one line")
+    turns = [{"role": "assistant", "content": answer} for answer in answers]
+    batch = objective.collate([objective.prepare([asked, turns[0], asked, turns[1]]), objective.prepare([asked, turns[2]])])
+    labels = batch["labels"][:, 1:]
+    logits = model(batch["input_ids"])[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORE)
+    starts = torch.zeros_like(losses)
+    for row, column, text in ((0, 0, answers[0]), (0, 1, answers[1]), (1, 0, answers[2])):
+        at = [index for index in torch.nonzero(labels[row] != IGNORE).flatten().tolist() if labels[row, index - 1] == IGNORE][column]
+        assert processor.tokenizer.decode(labels[row, at : at + len(text)].tolist()) == text
+        starts[row, at] = 1.0
+    loss, metrics = objective.loss(model, batch)
+    torch.testing.assert_close(loss, (losses * (1.0 + 7.0 * starts)).sum(), rtol=1e-5, atol=1e-5)
+    is_right = (logits.argmax(-1) == labels) * starts
+    assert [part.item() for part in metrics["start_accuracy"]] == [is_right.sum().item(), 3]
 
 
 def test_truncation_never_cuts_a_picture():

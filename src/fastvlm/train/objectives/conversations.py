@@ -8,8 +8,9 @@ between which the number of questions is drawn; `question_shares`, such as {json
 (the answer in JSON is as long as those for thirty fields); `max_length` in tokens, at which a longer sample is cut, but never within a
 picture; `apart`: each question about a picture sees the picture and no other question, as when it is the only one that is asked (in one
 conversation, the second question for a total and the JSON after it are answered from the text before them, and nobody looks at the
-picture); `input_noise`, the share of the answers' tokens that are shown wrong and have to be continued right: a model's own answers are not
-free of errors, and what comes next stands in the picture.
+picture); `start_weight`, of an answer's first token in the loss against 1 for the others: after it most answers go on as they stand in
+the picture, but it has to be found there; `input_noise`, the share of the answers' tokens that are shown wrong and have to be continued
+right: a model's own answers are not free of errors, and what comes next stands in the picture.
 """
 
 import copy
@@ -47,6 +48,7 @@ class Objective(nn.Module):
             raise RecipeError(f"question_shares names {', '.join(unknown)}; kinds of questions are {', '.join(kinds)}")
         self.max_length = options.get("max_length", 4096)
         self.input_noise = options.get("input_noise", 0.0)
+        self.start_weight: float = options.get("start_weight", 1.0)
         self.apart: bool = options.get("apart", False)
         if self.apart and model.foreign is not None:
             raise RecipeError("`apart` needs a decoder of fastvlm's own; transformers' language models cannot take it: set apart to false")
@@ -171,16 +173,19 @@ class Objective(nn.Module):
         is_image = input_ids == model.config.image_token_id
         feature_of = is_image.flatten().cumsum(0).view_as(input_ids) - 1
         is_target = targets != IGNORE
-        loss, right = torch.zeros((), device=targets.device), torch.zeros((), dtype=torch.long, device=targets.device)
+        is_start = starts_of(targets)
+        loss = torch.zeros((), device=targets.device)
+        right, right_starts = (torch.zeros((), dtype=torch.long, device=targets.device) for _ in range(2))
         for rows, length in _rows_of_like_length(is_target, model):
             shown = None if features is None else features[feature_of[rows, :length][is_image[rows, :length]]]
             hidden_or_logits = self._outputs(model, batch, model.embed(input_ids[rows, :length], shown), rows, length)
             chosen = is_target[rows, :length]
             logits = (hidden_or_logits[chosen] if model.foreign is not None else model.head(hidden_or_logits[chosen])).float()
             wanted = targets[rows, :length][chosen]
-            right = right + (logits.argmax(-1) == wanted).sum()
-            loss = loss + F.cross_entropy(logits, wanted, reduction="sum")
-        return loss, {"text_accuracy": (right, is_target.sum())}
+            is_right, begins = logits.argmax(-1) == wanted, is_start[rows, :length][chosen]
+            right, right_starts = right + is_right.sum(), right_starts + (is_right & begins).sum()
+            loss = loss + F.cross_entropy(logits, wanted, reduction="none") @ (1.0 + (self.start_weight - 1.0) * begins)
+        return loss, {"text_accuracy": (right, is_target.sum()), "start_accuracy": (right_starts, is_start.sum())}
 
     def _outputs(self, model: FastVLMModel, batch: Batch, inputs_embeds: Tensor, rows: Tensor, length: int) -> Tensor:
         """Of some rows' first columns, embedded: logits of a foreign language model, final hidden states of ours."""
@@ -188,6 +193,12 @@ class Objective(nn.Module):
             return model.foreign.logits(inputs_embeds, None, None, last_only=False)
         segments = batch["segments"][rows, :length] if "segments" in batch else None
         return model.language_model(inputs_embeds, segments=segments if segments is not None and segments.any() else None)
+
+
+def starts_of(targets: Tensor) -> Tensor:
+    """(B, S) bool: the first token of each answer, which says where on the picture it stands."""
+    is_target = targets != IGNORE
+    return is_target & ~F.pad(is_target[:, :-1], (1, 0))
 
 
 _LIKE = 1.25  # the longest row of a group may be this much longer than its shortest: more groups pad less, but are smaller
