@@ -65,7 +65,7 @@ class Program:
         }
 
     def run(self) -> dict[str, Any]:
-        from mlx_lm.models.cache import KVCache
+        from mlx_vlm.models.cache import KVCache
 
         mx, language_model = self.mx, self.model.language_model
         cache = [KVCache() for _ in self.model.layers]
