@@ -234,6 +234,28 @@ def test_unknown_commands_and_flags_exit_2(capsys: pytest.CaptureFixture) -> Non
     assert cli.main(["predict", "--prompt", "P", "--runtime", "abacus"]) == 2
 
 
+def test_evaluate_takes_a_name_and_keeps_models_apart(
+    vlm: EchoVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vlm.generate_batch = lambda conversations, **options: [SimpleNamespace(text="yes") for _ in conversations]
+    task = "--task documents --split val --option documents=1 --option kinds=sign --limit 3".split()
+    assert cli.main(["evaluate", "nano", *task]) == 0
+    assert vlm.loaded_with[0] == ("nano",)
+    said = capsys.readouterr()
+    assert said.out.startswith("3 questions, split val") and "out/nano-documents-val/worst.html" in said.err
+    weights = tmp_path / "runs/mine/model/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    trained = ["evaluate", "--model", "runs/mine/model", *task]
+    assert cli.main(trained) == 0 and cli.main(trained) == 0
+    assert (tmp_path / "out/mine-model-documents-val/summary.json").exists()
+    os.utime(weights, (0, 0))  # trained on since
+    assert cli.main(trained) == 1
+    assert "results of another evaluation" in capsys.readouterr().err
+    assert cli.main(["evaluate", "nano", "--model", "runs/mine/model", *task]) == 2
+
+
 def test_json_is_one_document(vlm: EchoVLM, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["predict", "--prompt", "größe", "--json", "--stats"]) == 0
     output = capsys.readouterr()

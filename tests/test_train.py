@@ -541,7 +541,7 @@ def test_batches_in_tokens(tmp_path):
     assert logs[10**6] == [16]
 
 
-def test_a_dry_run_shows_what_would_be_learnt(tmp_path, capsys):
+def test_a_dry_run_shows_what_would_be_learnt(tmp_path, capsys, monkeypatch):
     """The sample's text with its mask, its picture, and the costs; nothing is trained."""
     from checkpoint_files import apple_tensors, random_model, tiny_config, write_apple
     from fastvlm import cli
@@ -549,16 +549,17 @@ def test_a_dry_run_shows_what_would_be_learnt(tmp_path, capsys):
     base = write_apple(tmp_path / "base", apple_tensors(random_model(tiny_config())))
     recipe = tmp_path / "lora.yaml"
     recipe.write_text(LORA.replace("MODEL", str(base)).replace("DATA", str(write_colours(tmp_path / "data"))))
-    assert cli.main(["train", str(recipe), "--dry-run", "--out", str(tmp_path / "dry")]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", str(recipe), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "stage tune: 16 samples in 4 batches of 4, put together to 1 tokens; constant, float32" in said
     assert "language_model: 0.03 M parameters, 0.00 M learn at 0.02" in said
     text = said[said.index("| <|im_start|>system") :]
     colour = "red" if "⟦red<|im_end|>" in text[: text.index("sample:")] else "blue"
     assert f"| <image x 4>\n    | Colour?<|im_end|>\n    | <|im_start|>assistant\n    | ⟦{colour}<|im_end|>⟧" in text
-    picture = Image.open(tmp_path / "dry" / "tune-0-0.png")
+    picture = Image.open(tmp_path / "runs/lora/tune-0-0.png")
     assert picture.size == (128, 128) and picture.getpixel((64, 64)) == {"red": (255, 0, 0), "blue": (0, 0, 255)}[colour]
-    assert len(list((tmp_path / "dry").iterdir())) == 3
+    assert len(list((tmp_path / "runs/lora").iterdir())) == 3
     assert "s a sample on this machine" in said and "for weights, gradients and moments" in said
 
 

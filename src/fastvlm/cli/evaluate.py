@@ -1,4 +1,4 @@
-"""`fastvlm evaluate --model M --task T --out DIR`: score a model, with confidence intervals."""
+"""`fastvlm evaluate MODEL --task T`: score a model, with confidence intervals."""
 
 import argparse
 import json
@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fastvlm.cli._options import add_model_options
+from fastvlm.cli import UsageError
+from fastvlm.cli._options import DEFAULT_MODEL, add_model_options
 from fastvlm.plugins import list_plugins, load_plugin
 
 HELP = "score a model on a task, with confidence intervals and a page of the worst answers"
@@ -14,13 +15,19 @@ TASKS = "fastvlm.evaluate.tasks"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("named", nargs="?", metavar="MODEL", help="the same as --model")
     add_model_options(parser)
     parser.add_argument("--task", required=True, choices=list_plugins(TASKS), help="what to answer")
     parser.add_argument("--split", help="default: the task's first")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="answers decoded at once (default: %(default)s)")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the task; may be repeated")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="results; a stopped run there goes on")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="results; a stopped run there goes on (default: a folder in out/, named after model, task and split)",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON document")
 
 
@@ -28,7 +35,13 @@ def run(args: argparse.Namespace) -> int:
     from fastvlm.cli._options import load_model
     from fastvlm.evaluate.runner import evaluate
 
+    if args.named is not None:
+        if args.model != DEFAULT_MODEL:
+            raise UsageError(f"two models are named, {args.named} and {args.model}; one is scored at a time")
+        args.model = args.named
     task = load_plugin(TASKS, args.task)
+    split = args.split or task.SPLITS[0]
+    out = args.out or Path("out", "-".join([_label(args.model), *filter(None, [args.adapter and _label(args.adapter)]), args.task, split]))
     options = dict(option.partition("=")[::2] for option in args.option)
     vlm = load_model(args)
 
@@ -38,16 +51,27 @@ def run(args: argparse.Namespace) -> int:
 
     names = "model revision adapter runtime dtype resolution image_mode".split()
     summary = evaluate(
-        generate_batch, task, args.out, split=args.split, limit=args.limit, batch_size=args.batch_size, options=options,
-        model={name: getattr(args, name) for name in names},
+        generate_batch, task, out, split=split, limit=args.limit, batch_size=args.batch_size, options=options,
+        model={**{name: getattr(args, name) for name in names}, "changed": [_changed(args.model), _changed(args.adapter)]},
     )  # fmt: skip
     if args.json:
         print(json.dumps(summary))
     else:
         _print(summary)
+    print(f"every answer and the worst of them with their pictures: {out / 'worst.html'}", file=sys.stderr)
     if summary["errors"]:
         print(f"{summary['errors']} questions could not be answered and count as wrong; examples.jsonl says why", file=sys.stderr)
     return 1 if summary["errors"] else 0
+
+
+def _label(model: str) -> str:
+    """Of a folder's or hub id's name its last two parts: "model" alone is what most folders are called."""
+    return "-".join(part for part in Path(model).parts[-2:] if part not in ("/", ".", ".."))
+
+
+def _changed(folder: str | None) -> float | None:
+    """When a checkpoint's weights were written last: answers of a model that was trained on since are not gone on from."""
+    return max((path.stat().st_mtime for path in Path(folder).glob("*.safetensors")), default=None) if folder else None
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`fastvlm train RECIPE.yaml --out DIR`."""
+"""`fastvlm train RECIPE.yaml`."""
 
 import argparse
 import logging
@@ -12,7 +12,12 @@ HELP = "train a model in stages from a recipe"
 
 def register(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="YAML file; see recipes/")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run; an unfinished run there goes on")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the run; an unfinished run there goes on (default: one in runs/, named like the recipe)",
+    )
     parser.add_argument(
         "--dry-run", action="store_true",
         help="train nothing: show the first samples of each stage and what is learnt, put their pictures into DIR, estimate the cost",
@@ -32,6 +37,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fastvlm.train.distributed import is_worker, launch
 
+    args.out = args.out or Path("runs", args.recipe.stem)
     if args.dry_run:
         return _dry_run(args)
     if args.processes > 1 and not is_worker():
