@@ -237,6 +237,8 @@ def test_unknown_commands_and_flags_exit_2(capsys: pytest.CaptureFixture) -> Non
 def test_evaluate_takes_a_name_and_keeps_models_apart(
     vlm: EchoVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    from checkpoint_files import apple_tensors, random_model, tiny_config, write_apple
+
     monkeypatch.chdir(tmp_path)
     vlm.generate_batch = lambda conversations, **options: [SimpleNamespace(text="yes") for _ in conversations]
     task = "--task documents --split val --option documents=1 --option kinds=sign --limit 3".split()
@@ -244,13 +246,11 @@ def test_evaluate_takes_a_name_and_keeps_models_apart(
     assert vlm.loaded_with[0] == ("nano",)
     said = capsys.readouterr()
     assert said.out.startswith("3 questions, split val") and "out/nano-documents-val/worst.html" in said.err
-    weights = tmp_path / "runs/mine/model/model.safetensors"
-    weights.parent.mkdir(parents=True)
-    weights.touch()
+    write_apple(tmp_path / "runs/mine/model", apple_tensors(random_model(tiny_config())))
     trained = ["evaluate", "--model", "runs/mine/model", *task]
     assert cli.main(trained) == 0 and cli.main(trained) == 0
     assert (tmp_path / "out/mine-model-documents-val/summary.json").exists()
-    os.utime(weights, (0, 0))  # trained on since
+    write_apple(tmp_path / "runs/mine/model", apple_tensors(random_model(tiny_config(), seed=1)))  # trained on since
     assert cli.main(trained) == 1
     assert "results of another evaluation" in capsys.readouterr().err
     assert cli.main(["evaluate", "nano", "--model", "runs/mine/model", *task]) == 2

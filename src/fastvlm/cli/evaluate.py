@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         args.model = args.named
     task = load_plugin(TASKS, args.task)
     split = args.split or task.SPLITS[0]
-    out = args.out or Path("out", "-".join([_label(args.model), *filter(None, [args.adapter and _label(args.adapter)]), args.task, split]))
+    out = args.out or Path("out", "-".join([*(_label(name) for name in (args.model, args.adapter) if name), args.task, split]))
     options = dict(option.partition("=")[::2] for option in args.option)
     vlm = load_model(args)
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     names = "model revision adapter runtime dtype resolution image_mode".split()
     summary = evaluate(
         generate_batch, task, out, split=split, limit=args.limit, batch_size=args.batch_size, options=options,
-        model={**{name: getattr(args, name) for name in names}, "changed": [_changed(args.model), _changed(args.adapter)]},
+        model={**{name: getattr(args, name) for name in names}, "content_sha256": _content_sha256(args)},
     )  # fmt: skip
     if args.json:
         print(json.dumps(summary))
@@ -69,9 +69,14 @@ def _label(model: str) -> str:
     return "-".join(part for part in Path(model).parts[-2:] if part not in ("/", ".", ".."))
 
 
-def _changed(folder: str | None) -> float | None:
-    """When a checkpoint's weights were written last: answers of a model that was trained on since are not gone on from."""
-    return max((path.stat().st_mtime for path in Path(folder).glob("*.safetensors")), default=None) if folder else None
+def _content_sha256(args: argparse.Namespace) -> str:
+    """Of what answers: results of a model that was trained on since are not gone on from."""
+    from fastvlm.bundle import Bundle, cache, is_bundle
+    from fastvlm.checkpoint import open_checkpoint
+
+    if is_bundle(path := Path(args.model).expanduser()):
+        return str(Bundle.open(path).manifest.source["content_sha256"])
+    return cache.content_hash(open_checkpoint(args.model, revision=args.revision), args.adapter)
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -98,15 +98,15 @@ class AttentionGuide(TorchFunctionMode):
         right, count: how often the right token has most of it, of how many looks.
     """
 
-    def __init__(self, layers: Sequence[int], is_image: Tensor, places: Tensor, weights: Tensor | None = None):
-        """is_image (B, S) bool, one run a row; places (B, S), or NOWHERE; weights (B, S) of the positions in the loss, None: 1."""
+    def __init__(self, layers: Sequence[int], is_image: Tensor, places: Tensor, weights: Tensor):
+        """is_image (B, S) bool, one run a row; places (B, S), or NOWHERE; weights (B, S) of the positions in the loss."""
         super().__init__()
         self.layers, self.layer = layers, 0
         self.rows, self.positions = (places != NOWHERE).nonzero(as_tuple=True)
         columns = is_image.any(0).nonzero()
         self.span = slice(int(columns.min()), int(columns.max()) + 1) if len(columns) else slice(0, 0)
         self.is_image = is_image[:, self.span]
-        self.weights = None if weights is None else weights[self.rows, self.positions]
+        self.weights = weights[self.rows, self.positions]
         self.targets = (self.is_image.int().argmax(1)[self.rows] + places[self.rows, self.positions])[:, None]
         self.loss = torch.zeros((), device=places.device)
         self.right, self.count = (torch.zeros((), dtype=torch.long, device=places.device) for _ in range(2))
@@ -126,6 +126,6 @@ class AttentionGuide(TorchFunctionMode):
         ]  # (looks, heads, tokens)
         targets = self.targets.expand(-1, heads)
         losses = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets).mean(1)
-        self.loss = self.loss + (losses.sum() if self.weights is None else losses @ self.weights) / len(self.layers)
+        self.loss = self.loss + losses @ self.weights / len(self.layers)
         self.right = self.right + (scores.argmax(-1) == targets).sum()
         self.count = self.count + targets.numel()

@@ -184,8 +184,12 @@ class Objective(nn.Module):
             wanted = targets[rows, :length][chosen]
             is_right, begins = logits.argmax(-1) == wanted, is_start[rows, :length][chosen]
             right, right_starts = right + is_right.sum(), right_starts + (is_right & begins).sum()
-            loss = loss + F.cross_entropy(logits, wanted, reduction="none") @ (1.0 + (self.start_weight - 1.0) * begins)
+            loss = loss + F.cross_entropy(logits, wanted, reduction="none") @ self._weights(begins)
         return loss, {"text_accuracy": (right, is_target.sum()), "start_accuracy": (right_starts, is_start.sum())}
+
+    def _weights(self, is_start: Tensor) -> Tensor:
+        """What each token counts in the loss."""
+        return 1.0 + (self.start_weight - 1.0) * is_start
 
     def _outputs(self, model: FastVLMModel, batch: Batch, inputs_embeds: Tensor, rows: Tensor, length: int) -> Tensor:
         """Of some rows' first columns, embedded: logits of a foreign language model, final hidden states of ours."""

@@ -134,7 +134,7 @@ class _GuidedText(conversations.Objective):
         if not self.layers:
             return super()._outputs(model, batch, inputs_embeds, rows, length)
         is_image = batch["input_ids"][rows, :length] == self.image_token_id
-        weights = 1.0 + (self.start_weight - 1.0) * conversations.starts_of(batch["labels"][:, 1:])[rows, :length]
+        weights = self._weights(conversations.starts_of(batch["labels"][rows, 1 : length + 1]))
         with AttentionGuide(self.layers, is_image, batch["places"][rows, :length], weights) as look:
             outputs = super()._outputs(model, batch, inputs_embeds, rows, length)
         self.looks.append(look)
