@@ -14,23 +14,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastvlm.config import PATCH_SIZE
-from fastvlm.train.recipe import RecipeError
 
 NOWHERE = -1
-
-
-def check_generated(document: Any, objective: str) -> None:
-    """Raise RecipeError for what is no generated document."""
-    if not hasattr(document, "boxes"):
-        raise RecipeError(f"the objective `{objective}` learns from generated documents, which know where each character is")
-
-
-def size_error(document: Any) -> RecipeError:
-    """For a document whose picture has another size than the model's input."""
-    return RecipeError(
-        f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
-        "set `sizes` of the source and `resolution` of the stage to the same"
-    )
 
 
 def centres(document: Any) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.train.objectives import Batch, Metrics
-from fastvlm.train.objectives._places import check_generated
+from fastvlm.train.recipe import RecipeError
 
 CELL_HEIGHT, CELL_WIDTH = 8, 4
 CHARACTERS = "".join(map(chr, range(33, 127))) + "£€¥°©®–—‘’“”•…×§é"
@@ -87,7 +87,8 @@ class Objective(nn.Module):
         self.place_head = nn.Linear(model.config.text_config.hidden_size, 2 * MOST_ROWS) if self.place_weight else None
 
     def prepare(self, document: Any) -> Any:
-        check_generated(document, "characters")
+        if not hasattr(document, "boxes"):
+            raise RecipeError("the objectives characters and reading learn from generated documents, which know where each character is")
         return document
 
     def collate(self, documents: list[Any]) -> Batch | None:

@@ -153,7 +153,7 @@ class Objective(nn.Module):
         return float((batch["labels"][:, 1:] != IGNORE).sum())
 
     def loss(self, model: FastVLMModel, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Loss summed over the assistant's tokens, and the share of them that the model puts first."""
+        """Loss summed over the assistant's tokens, and of them, each counted once: mean loss and the share that the model puts first."""
         pixel_values = batch.get("pixel_values")
         features = None
         if pixel_values is not None:
@@ -174,7 +174,7 @@ class Objective(nn.Module):
         feature_of = is_image.flatten().cumsum(0).view_as(input_ids) - 1
         is_target = targets != IGNORE
         is_start = starts_of(targets)
-        loss = torch.zeros((), device=targets.device)
+        loss, text_loss = (torch.zeros((), device=targets.device) for _ in range(2))
         right, right_starts = (torch.zeros((), dtype=torch.long, device=targets.device) for _ in range(2))
         for rows, length in _rows_of_like_length(is_target, model):
             shown = None if features is None else features[feature_of[rows, :length][is_image[rows, :length]]]
@@ -184,8 +184,10 @@ class Objective(nn.Module):
             wanted = targets[rows, :length][chosen]
             is_right, begins = logits.argmax(-1) == wanted, is_start[rows, :length][chosen]
             right, right_starts = right + is_right.sum(), right_starts + (is_right & begins).sum()
-            loss = loss + F.cross_entropy(logits, wanted, reduction="none") @ self._weights(begins)
-        return loss, {"text_accuracy": (right, is_target.sum()), "start_accuracy": (right_starts, is_start.sum())}
+            losses = F.cross_entropy(logits, wanted, reduction="none")
+            loss, text_loss = loss + losses @ self._weights(begins), text_loss + losses.detach().sum()
+        metrics = {"text_loss": (text_loss, is_target.sum()), "text_accuracy": (right, is_target.sum())}
+        return loss, {**metrics, "start_accuracy": (right_starts, is_start.sum())}
 
     def _weights(self, is_start: Tensor) -> Tensor:
         """What each token counts in the loss."""

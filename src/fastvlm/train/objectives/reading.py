@@ -20,7 +20,7 @@ from fastvlm.config import PATCH_SIZE
 from fastvlm.model.fastvlm import FastVLMModel
 from fastvlm.processor import ModelInputs
 from fastvlm.train.objectives import Batch, Metrics, characters, conversations
-from fastvlm.train.objectives._places import NOWHERE, AttentionGuide, letters_of, places, size_error, tokens_of_letters
+from fastvlm.train.objectives._places import NOWHERE, AttentionGuide, letters_of, places, tokens_of_letters
 from fastvlm.train.objectives._windows import draw_windows
 from fastvlm.train.recipe import RecipeError
 
@@ -54,6 +54,7 @@ class Objective(nn.Module):
         self.transcription_shares = ([], [self.text.transcription_share], [1.0, 0.0])[whole]
 
     def prepare(self, document: Any) -> tuple[Any, list[Row]]:
+        document = self.cells.prepare(document)  # refuses what knows no places
         rng = random.Random(f"{document.kind}/{document.text}")
         token_of, tokenizer, is_guided = tokens_of_letters(document), self.text.processor.tokenizer, bool(self.attention_weight)
         rows = []
@@ -64,11 +65,14 @@ class Objective(nn.Module):
         for messages in self._conversations(document):
             inputs, tokens = self.text.prepare(messages), self._num_tokens(document)
             if (inputs.input_ids == self.text.processor.image_token_id).sum() != tokens:
-                raise size_error(document)
+                raise RecipeError(
+                    f"documents of {document.image.width} x {document.image.height} pixels are not of the size that the model takes; "
+                    "set `sizes` of the source and `resolution` of the stage to the same"
+                )
             answers = [message["content"] for message in messages if message["role"] == "assistant" and is_guided]
             quotes = [(answer, None if (quoted := letters_of(answer, document)) is None else token_of[quoted]) for answer in answers]
             rows.append(Row(dataclasses.replace(inputs, image_groups=[]), np.arange(tokens), places(inputs, quotes, tokenizer)))
-        return self.cells.prepare(document), rows
+        return document, rows
 
     def _conversations(self, document: Any) -> list[list[dict[str, Any]]]:
         """About the whole document; a text about which there are no questions is not read aloud twice."""
@@ -111,7 +115,6 @@ class Objective(nn.Module):
             features = model.multi_modal_projector(maps["token"].flatten(2).transpose(1, 2))
         text_loss, text_metrics = self.text.loss_of(model, batch, features.flatten(0, 1)[batch["token_numbers"]])
         cell_loss, cell_metrics = self.cells.loss_of(maps, batch)
-        text_metrics["text_loss"] = (text_loss.detach(), text_metrics["text_accuracy"][1])
         if self.attention_weight:
             looks = self.text.take_looks()
             text_loss = text_loss + self.attention_weight * torch.stack([look.loss for look in looks]).sum()
