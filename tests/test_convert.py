@@ -13,7 +13,7 @@ from fastvlm import cli, convert
 from fastvlm.bundle import Bundle, BundleError, is_bundle
 from fastvlm.checkpoint import open_checkpoint
 from fastvlm.checkpoint.source import RANDOM_WEIGHTS_FILE
-from fastvlm.convert import AccuracyError, _guard, _quantize
+from fastvlm.convert import AccuracyError, _guard, _quantize, _quantize_encoder
 from fastvlm.runtimes import load_runtime
 from test_runtimes_bundled import write_checkpoint
 
@@ -203,5 +203,71 @@ def test_a_channel_of_large_weights_leaves_the_others_their_precision(groups: in
         return compiled(pictures[0])[0]
 
     exact = outputs(model)
-    error = np.abs(outputs(_quantize.quantize_encoder(model, pictures)) - exact).mean((0, 2, 3)) / np.abs(exact).mean((0, 2, 3))
+    error = np.abs(outputs(_quantize_encoder.quantize_encoder(model, pictures)) - exact).mean((0, 2, 3)) / np.abs(exact).mean((0, 2, 3))
     assert error.max() < 0.03
+
+
+def _uneven_encoder() -> Any:
+    """Three 1 x 1 convolutions: the second reads a channel a hundred times as large as the others, the third values of a long tail."""
+    import openvino as ov
+    from openvino import opset13 as ops
+
+    rng = np.random.default_rng(0)
+    first, second, third = (rng.normal(size=shape).astype(np.float32) for shape in ((16, 8, 1, 1), (16, 16, 1, 1), (32, 16, 1, 1)))
+    first[5] *= 100
+    second[:, 5] /= 100
+
+    def convolve(x: Any, weights: np.ndarray) -> Any:
+        return ops.convolution(x, ops.constant(weights), [1, 1], [0, 0], [0, 0], [1, 1])
+
+    pixels = ops.parameter([-1, 8, -1, -1], np.float32, name="pixel_values")
+    pixels.output(0).set_names({"pixel_values"})
+    seen = ops.relu(convolve(pixels, first))
+    tail = ops.power(ops.multiply(convolve(seen, second), np.float32(0.1)), np.float32(5))
+    tokens = ops.reshape(convolve(tail, third), np.array([0, 32, -1]), True)
+    return ov.Model([ops.result(ops.transpose(tokens, np.array([0, 2, 1])))], [pixels], "encoder")
+
+
+def test_maps_that_int8_cannot_hold_are_left_out() -> None:
+    """Of three rounded maps the long-tailed one goes, the uneven one stays: its scales move into the weights."""
+    import openvino as ov
+
+    rng = np.random.default_rng(1)
+    pictures = [rng.normal(size=(1, 8, 32, 32)).astype(np.float32) for _ in range(4)]
+    model = _uneven_encoder()
+
+    def features(model: Any) -> np.ndarray:
+        compiled = ov.Core().compile_model(model, "CPU", {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"})
+        return np.concatenate([compiled(picture)[0] for picture in pictures])
+
+    def cosine(a: np.ndarray) -> float:
+        return ((a * exact).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(exact, axis=-1) + 1e-30)).mean()
+
+    exact = features(model)
+    throughout = _quantize_encoder.quantize_encoder(model.clone(), pictures)
+    assert cosine(features(throughout)) < 0.95
+    quantized = _quantize_encoder.quantize_encoder(model, pictures, least_cosine=0.99)
+    assert cosine(features(quantized)) >= 0.99
+    rounded = [node for node in quantized.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+    assert len(rounded) == 2
+    readers = {target.get_node().get_type_name() for node in rounded for target in node.output(0).get_target_inputs()}
+    assert readers == {"Convolution"}
+
+
+def test_the_loss_of_a_map_is_that_of_it_rounded_alone() -> None:
+    """The pictures' own, against pictures that numpy rounded, shown to the graph without any rounding of maps."""
+    rng = np.random.default_rng(2)
+    pictures = [rng.normal(size=(1, 8, 16, 16)).astype(np.float32) for _ in range(4)]
+    model = _uneven_encoder()
+    exact = _quantize_encoder._compile(model)
+    wanted = [exact([picture])[0].copy() for picture in pictures]
+    quantized = _quantize_encoder._quantize(model, pictures, is_careful=True)
+    first, *_ = maps = _quantize_encoder._rounded(quantized)
+    assert len(maps) == 3
+    smoothing = first.input_value(0).get_node().input_value(1).get_node().data
+    low, high = (first.input_value(number).get_node().data for number in (1, 2))
+    step = (high - low) / 255
+    rounded = [(np.round((np.clip(picture * smoothing, low, high) - low) / step) * step + low) / smoothing for picture in pictures]
+    alone = _quantize_encoder._Switched(quantized, pictures, wanted).loss(np.array([1, 0, 0]))
+    by_hand = _quantize_encoder._Switched(quantized, [picture.astype(np.float32) for picture in rounded], wanted).loss(np.zeros(3))
+    assert alone == pytest.approx(by_hand, abs=1e-6) and alone > 1e-4

@@ -26,7 +26,7 @@ from fastvlm.bundle import FORMAT, MANIFEST_FILE, Bundle, BundleError, is_bundle
 from fastvlm.checkpoint import Checkpoint, CheckpointError
 from fastvlm.checkpoint.source import cache_folder, check_disk_space
 
-CONVERTER_VERSION = 5  # counts changes of the converter or of the arithmetic after which bundles must be made anew
+CONVERTER_VERSION = 6  # counts changes of the converter or of the arithmetic after which bundles must be made anew
 DEFAULT_MAX_GB = 20.0
 _HASHES_FILE = "hashes.json"
 _BUNDLE_FILE = "bundle.txt"

@@ -108,7 +108,8 @@ def convert(
                 positions = -(-GUARD_POSITIONS // GUARD_PICTURES)
                 reference = Reference(list(guard_samples(processor, folder, GUARD_PICTURES, positions)))
             pictures = partial(calibration_pictures, processor, folder, CALIBRATION_PICTURES)
-            settings = plugin.write(weights, temporary, name, pictures, table, reference if is_measured else None)
+            least_cosine = None if is_random else _guard.MIN_COSINE
+            settings = plugin.write(weights, temporary, name, pictures, table, reference if is_measured else None, least_cosine)
             manifest = _manifest(checkpoint, temporary, runtime, name, plugin.PACKAGES, embedding, settings, adapter, is_random)
             manifest.write(temporary)
             if reference is not None:

@@ -72,7 +72,7 @@ def measure(runtime: Runtime, reference: Reference) -> list[dict[str, Any]]:
     """Feature cosine and next-token agreement of `runtime` with the reference."""
     samples = reference.samples
     features = [runtime.encode_images(sample.pixel_values) for sample in progress(samples, "bundle's features", "picture")]
-    cosines = np.concatenate([_cosine(ours, theirs).ravel() for ours, theirs in zip(features, reference.features, strict=True)])
+    cosines = np.concatenate([cosine(ours, theirs).ravel() for ours, theirs in zip(features, reference.features, strict=True)])
     forced = np.stack([sample.forced_ids for sample in samples])
     logits, cache = runtime.prefill([sample.input_ids for sample in samples], features)
     tokens = [logits.argmax(-1)]
@@ -145,6 +145,7 @@ def _row(measure: str, value: float, count: int, *, least: float | None = None, 
     return {"measure": measure, "value": value, "count": int(count), "least": least, "most": most, "passed": passed}
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of vectors (..., D): (...)."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1) + 1e-30)

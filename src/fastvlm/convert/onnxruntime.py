@@ -42,7 +42,9 @@ class _Language(nn.Module):
         return (self.head(hidden), *present)
 
 
-def write(weights: Weights, folder: Path, precision: str, calibration: Any, table: Any, reference: Reference | None) -> dict[str, Any]:
+def write(
+    weights: Weights, folder: Path, precision: str, calibration: Any, table: Any, reference: Reference | None, least_cosine: float | None
+) -> dict[str, Any]:
     """Write the graphs; arguments as for the openvino converter. Needs the whole model in memory."""
     if not (is_installed("onnx") and is_installed("onnxruntime")):
         raise BundleError('this needs onnx and onnxruntime, which are not installed: pip install "fastvlm[onnx]"')

@@ -11,6 +11,7 @@ from fastvlm.convert import _quantize, _vision
 from fastvlm.convert._decoder import DecoderGraph
 from fastvlm.convert._guard import Reference
 from fastvlm.convert._progress import progress
+from fastvlm.convert._quantize_encoder import quantize_encoder
 from fastvlm.convert._weights import Weights
 from fastvlm.runtimes.openvino import LANGUAGE_FILE, VISION_FILE
 
@@ -21,13 +22,16 @@ PRECISIONS = ("int8", "bf16", "fp32", "int4")  # the first that passes the guard
 PACKAGES = ("openvino", "nncf", "torch")
 
 
-def write(weights: Weights, folder: Path, precision: str, calibration: Any, table: Any, reference: Reference | None) -> dict[str, Any]:
+def write(
+    weights: Weights, folder: Path, precision: str, calibration: Any, table: Any, reference: Reference | None, least_cosine: float | None
+) -> dict[str, Any]:
     """Write the graphs.
 
     Args:
         calibration: makes pixel_values (1, 3, H, W) to quantise with; called for int8 and int4.
         table: the token embedding, for the reference.
         reference: filled in on the way; None where it has been already.
+        least_cosine: which the features must keep where they are quantised; None where that does not matter.
 
     Returns:
         Settings of the manifest.
@@ -40,7 +44,7 @@ def write(weights: Weights, folder: Path, precision: str, calibration: Any, tabl
         if precision == "bf16":
             graph = _quantize.round_to_bfloat16(graph)
         elif precision != "fp32":
-            graph = _quantize.quantize_encoder(graph, list(calibration()))
+            graph = quantize_encoder(graph, list(calibration()), least_cosine)
         _save(graph, folder / VISION_FILE)
         del graph
     gc.collect()
