@@ -50,8 +50,8 @@ def quantize_encoder(model: "ov.Model", pictures: Sequence[np.ndarray], least_co
     careful = _quantize(model, pictures, is_careful=True)
     count = len(_rounded(careful))
     _spare(careful, checked, wanted, _BUDGET * (1 - least_cosine))
-    kept = sum(len(node.output(0).get_target_inputs()) > 0 for node in _rounded(careful))
-    print(f"the encoder does not bear int8 throughout: {count - kept} of {count} maps are left as they are", file=sys.stderr)
+    left = count - len(_rounded(careful))
+    print(f"the encoder does not bear int8 throughout: {left} of {count} maps are left as they are", file=sys.stderr)
     return careful
 
 
