@@ -51,12 +51,14 @@ class Compressor:
 
 
 def round_to_bfloat16(model: "ov.Model") -> "ov.Model":
-    """Matrices become constants of bfloat16 that are widened where they are used."""
+    """Matrices of float32 become constants of bfloat16 that are widened where they are used."""
     import openvino as ov
     from openvino import opset13 as ops
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32 or len(node.get_output_shape(0)) < 2:
+        if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f32:
+            continue
+        if sum(side > 1 for side in node.get_output_shape(0)) < 2:  # scales and biases are vectors, whatever their shape
             continue
         values = np.ascontiguousarray(node.get_data(), np.float32)
         bits = values.view(np.uint32)

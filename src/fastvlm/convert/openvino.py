@@ -41,10 +41,10 @@ def write(
         if reference is not None:
             reference.encode(encoder)
         graph = _vision.trace_encoder(encoder)
-        if precision == "bf16":
-            graph = _quantize.round_to_bfloat16(graph)
-        elif precision != "fp32":
+        if precision in ("int8", "int4"):
             graph = quantize_encoder(graph, list(calibration()), least_cosine)
+        if precision != "fp32":
+            graph = _quantize.round_to_bfloat16(graph)  # what is no integer yet
         _save(graph, folder / VISION_FILE)
         del graph
     gc.collect()
