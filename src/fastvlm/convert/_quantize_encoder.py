@@ -2,10 +2,10 @@
 
     graph = quantize_encoder(graph, [pixel_values, ...], least_cosine=0.99)
 
-Activations share one scale a map, so a map is lost whose largest channel is a thousand times the others. For an encoder that has such maps
+Activations share one scale a map, so a map is lost whose largest channel is a hundred times the others. For an encoder that has such maps
 there is a careful way: ranges without their rarest values, a zero point, scales of channels moved into the weights (SmoothQuant,
-arXiv 2211.10438), depthwise convolutions and attention left as they are (they are little of the work); and then the maps that still cost
-most, one by one.
+arXiv 2211.10438), depthwise convolutions, attention and the projector left as they are (they are little of the work); and then the maps
+that still cost most, one by one.
 """
 
 import sys
@@ -44,7 +44,8 @@ def quantize_encoder(model: "ov.Model", pictures: Sequence[np.ndarray], least_co
         wanted = [exact([picture])[0].copy() for picture in checked]
         del exact
     quantized = _quantize(model.clone(), pictures, is_careful=False)
-    if least_cosine is None or _Switched(quantized, checked, wanted).loss() <= 1 - least_cosine:
+    every_map = np.ones(len(_rounded(quantized)))
+    if least_cosine is None or _Switched(quantized, checked, wanted).loss(every_map) <= 1 - least_cosine:
         return quantized
     del quantized
     careful = _quantize(model, pictures, is_careful=True)
@@ -115,11 +116,10 @@ class _Switched:
             _replace(rounded, switched.output(0), but=change)
         model.add_parameters([switches])
         self._compiled = _compile(model)
-        self._all = np.ones(len(maps))
 
-    def loss(self, is_rounded: np.ndarray | None = None) -> float:
+    def loss(self, is_rounded: np.ndarray) -> float:
         """1 - the mean cosine between the features and those wanted; `is_rounded` has 1 for each map to round, in the graph's order."""
-        switches = (self._all if is_rounded is None else is_rounded).astype(np.float32)
+        switches = is_rounded.astype(np.float32)
         features = [self._compiled([picture, switches])[0] for picture in self._pictures]
         return 1 - float(np.mean([cosine(ours, theirs).mean() for ours, theirs in zip(features, self._wanted, strict=True)]))
 
